@@ -1,0 +1,23 @@
+//! Pure types: what a volume is, how it is named, and what may be asked of it.
+//!
+//! Nothing here does I/O, knows gRPC or knows the layout on disk. Every constructor checks its input, so that
+//! the layers above and below never see a size that is negative, a name used as a path or an unknown parameter.
+
+mod access;
+mod id;
+mod mkfs;
+mod mount_options;
+mod parameters;
+mod size;
+mod spec;
+
+pub use access::{AccessMode, AccessType, VolumeCapability};
+pub use id::{Generation, IdError, Key, PoolTag, PoolUuid, VolumeId};
+pub use mkfs::MkfsOption;
+pub use mount_options::{MountAttributes, MountFlagError, MountFlags};
+pub use parameters::{
+    Allocation, Backend, DirectIo, Filesystem, OnDelete, PARAMETERS, ParameterError, ParameterHelp,
+    Parameters, PoolChoice, Quota,
+};
+pub use size::{ByteSize, CapacityRange, SizeError};
+pub use spec::{CreateSpec, Topology};

@@ -1,0 +1,104 @@
+//! Access modes and access types, as CSI names them.
+
+use super::{Filesystem, MountFlags};
+
+/// Who may use a volume, and how. The names and their meaning are the CSI specification's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AccessMode {
+    /// One writer; without the capability `SINGLE_NODE_MULTI_WRITER` this is Kubernetes' `ReadWriteOnce`.
+    SingleNodeWriter,
+    /// One reader.
+    SingleNodeReaderOnly,
+    /// Kubernetes' `ReadOnlyMany`.
+    MultiNodeReaderOnly,
+    /// Many readers, one writer.
+    MultiNodeSingleWriter,
+    /// Kubernetes' `ReadWriteMany`.
+    MultiNodeMultiWriter,
+    /// Kubernetes' `ReadWriteOncePod`.
+    SingleNodeSingleWriter,
+    /// Kubernetes' `ReadWriteOnce` with the capability `SINGLE_NODE_MULTI_WRITER`.
+    SingleNodeMultiWriter,
+}
+
+impl AccessMode {
+    /// Every use is read-only.
+    #[must_use]
+    pub const fn reads_only(self) -> bool {
+        matches!(self, Self::SingleNodeReaderOnly | Self::MultiNodeReaderOnly)
+    }
+
+    /// At most one target path on a node (CSI 1.13, `NodePublishVolume`).
+    #[must_use]
+    pub const fn is_exclusive(self) -> bool {
+        matches!(
+            self,
+            Self::SingleNodeWriter | Self::SingleNodeSingleWriter | Self::SingleNodeReaderOnly
+        )
+    }
+
+    /// At most one of the target paths may be writable.
+    #[must_use]
+    pub const fn has_one_writer(self) -> bool {
+        matches!(
+            self,
+            Self::SingleNodeWriter | Self::SingleNodeSingleWriter | Self::MultiNodeSingleWriter
+        )
+    }
+}
+
+/// What a pod sees: a mounted directory, or a raw block device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessType {
+    /// A directory.
+    Mount {
+        /// The filesystem asked for; `None` when the request leaves it open. A hostpath volume ignores it.
+        filesystem: Option<Filesystem>,
+        /// The mount flags asked for.
+        flags: MountFlags,
+    },
+    /// A block device.
+    Block,
+}
+
+impl AccessType {
+    /// A raw block device.
+    #[must_use]
+    pub const fn is_block(&self) -> bool {
+        matches!(self, Self::Block)
+    }
+}
+
+/// One way in which a volume is to be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeCapability {
+    /// Directory or device.
+    pub access: AccessType,
+    /// Who and how.
+    pub mode: AccessMode,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::AccessMode::*;
+
+    #[test]
+    fn the_table_of_modes() {
+        // mode, reads only, one target, one writer
+        for (mode, reads_only, exclusive, one_writer) in [
+            (SingleNodeWriter, false, true, true),
+            (SingleNodeReaderOnly, true, true, false),
+            (MultiNodeReaderOnly, true, false, false),
+            (MultiNodeSingleWriter, false, false, true),
+            (MultiNodeMultiWriter, false, false, false),
+            (SingleNodeSingleWriter, false, true, true),
+            (SingleNodeMultiWriter, false, false, false),
+        ] {
+            assert_eq!(
+                (mode.reads_only(), mode.is_exclusive(), mode.has_one_writer()),
+                (reads_only, exclusive, one_writer),
+                "{mode:?}"
+            );
+        }
+    }
+}

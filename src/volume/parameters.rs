@@ -1,0 +1,420 @@
+//! StorageClass parameters: the one table, and the types their values become.
+//!
+//! An unknown parameter or value is an error that names the parameter and lists what is allowed. Parameters
+//! under `csi.storage.k8s.io/` belong to Kubernetes' sidecars; of those only the filesystem type is read.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::mkfs::{self, MkfsOption};
+
+/// What a parameter is for; the table is printed in the documents and in error messages.
+#[derive(Debug, Clone, Copy)]
+pub struct ParameterHelp {
+    /// Its key in the StorageClass.
+    pub name: &'static str,
+    /// The values it takes, the default first.
+    pub values: &'static str,
+    /// What it does, for users.
+    pub help: &'static str,
+}
+
+/// Every parameter that a StorageClass may have.
+pub const PARAMETERS: [ParameterHelp; 10] = [
+    ParameterHelp { name: "backend", values: "hostpath, loop", help: "what the volume is: a directory, or a disk image behind a loop device" },
+    ParameterHelp { name: "pool", values: "any, or the name of a pool", help: "where it lives; `any` takes the pool with most room" },
+    ParameterHelp { name: "quota", values: "auto, required, off", help: "whether a hostpath volume is held to its size" },
+    ParameterHelp { name: "allocation", values: "thin, thick", help: "whether a loop volume's blocks are reserved at birth" },
+    ParameterHelp { name: "directIO", values: "auto, on, off", help: "whether a loop device bypasses the page cache of the pool" },
+    ParameterHelp { name: "mkfsOptions", values: "options of mkfs from the checked list of the filesystem", help: "how a loop volume's filesystem is made" },
+    ParameterHelp { name: "mode", values: "0777, or any octal mode", help: "mode of the volume's root directory, set at birth only" },
+    ParameterHelp { name: "uid", values: "0, or any user id", help: "owner of the volume's root directory, set at birth only" },
+    ParameterHelp { name: "gid", values: "0, or any group id", help: "group of the volume's root directory, set at birth only" },
+    ParameterHelp { name: "onDelete", values: "delete, retain, archive, wipe", help: "what becomes of the data when the volume is deleted" },
+];
+
+/// Kubernetes' own parameters start with this.
+const KUBERNETES_PREFIX: &str = "csi.storage.k8s.io/";
+/// The one of them that is read.
+const FSTYPE: &str = "csi.storage.k8s.io/fstype";
+
+/// Why the parameters of a class are refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ParameterError {
+    /// No parameter has this name.
+    #[error("unknown parameter {name:?}; the parameters are: {}", PARAMETERS.map(|p| p.name).join(", "))]
+    Unknown {
+        /// The name as given.
+        name: String,
+    },
+    /// The parameter exists, its value does not.
+    #[error("parameter {name} has the value {value:?}; allowed: {allowed}")]
+    Value {
+        /// The parameter.
+        name: &'static str,
+        /// The value as given.
+        value: String,
+        /// What may stand there.
+        allowed: String,
+    },
+    /// Two parameters that do not go together.
+    #[error("parameter {name}={value} does not go with {other}; {remedy}")]
+    Combination {
+        /// The parameter.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// What it contradicts.
+        other: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+}
+
+macro_rules! word_enum {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name { $($(#[$vdoc])* $variant),+ }
+
+        impl $name {
+            /// Every value, in the order of the documents.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The word for it in a StorageClass and in records.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+
+            /// The value of that word.
+            #[must_use]
+            pub fn from_word(word: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|value| value.as_str() == word)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+word_enum! {
+    /// What a volume's data is.
+    Backend {
+        /// A directory of the pool.
+        Hostpath = "hostpath",
+        /// A disk image behind a loop device.
+        Loop = "loop",
+    }
+}
+word_enum! {
+    /// Whether a directory is held to its size.
+    Quota {
+        /// Where the pool can; otherwise the volume is reported as unlimited.
+        Auto = "auto",
+        /// Refused where the pool cannot.
+        Required = "required",
+        /// Never.
+        Off = "off",
+    }
+}
+word_enum! {
+    /// When an image gets its blocks.
+    Allocation {
+        /// When they are written.
+        Thin = "thin",
+        /// At birth, and it keeps them.
+        Thick = "thick",
+    }
+}
+word_enum! {
+    /// Direct I/O of the loop device.
+    DirectIo {
+        /// Where the pool's filesystem can.
+        Auto = "auto",
+        /// Refused at stage where it cannot.
+        On = "on",
+        /// Never.
+        Off = "off",
+    }
+}
+word_enum! {
+    /// What DeleteVolume does with the data.
+    OnDelete {
+        /// Removes it.
+        Delete = "delete",
+        /// Keeps it under `retained/`.
+        Retain = "retain",
+        /// Keeps it under `archive/`.
+        Archive = "archive",
+        /// Overwrites it in place, then removes it.
+        Wipe = "wipe",
+    }
+}
+word_enum! {
+    /// A filesystem that a loop volume can have.
+    Filesystem {
+        /// ext4
+        Ext4 = "ext4",
+        /// XFS
+        Xfs = "xfs",
+        /// btrfs
+        Btrfs = "btrfs",
+    }
+}
+
+/// Which pool a class names.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum PoolChoice {
+    /// The one with most room.
+    #[default]
+    Any,
+    /// That one.
+    Named(String),
+}
+
+impl fmt::Display for PoolChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("any"),
+            Self::Named(name) => f.write_str(name),
+        }
+    }
+}
+
+/// The parameters of a class, understood, with defaults filled in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parameters {
+    /// `backend`
+    pub backend: Backend,
+    /// `pool`
+    pub pool: PoolChoice,
+    /// `quota`
+    pub quota: Quota,
+    /// `allocation`
+    pub allocation: Allocation,
+    /// `directIO`
+    pub direct_io: DirectIo,
+    /// `csi.storage.k8s.io/fstype`, for loop volumes; `None` when not given.
+    pub filesystem: Option<Filesystem>,
+    /// `mkfsOptions`
+    pub mkfs_options: Vec<MkfsOption>,
+    /// `mode`, at most 0o7777.
+    pub mode: u32,
+    /// `uid`
+    pub uid: u32,
+    /// `gid`
+    pub gid: u32,
+    /// `onDelete`
+    pub on_delete: OnDelete,
+}
+
+impl Default for Parameters {
+    fn default() -> Self {
+        Self {
+            backend: Backend::Hostpath,
+            pool: PoolChoice::Any,
+            quota: Quota::Auto,
+            allocation: Allocation::Thin,
+            direct_io: DirectIo::Auto,
+            filesystem: None,
+            mkfs_options: Vec::new(),
+            mode: 0o777,
+            uid: 0,
+            gid: 0,
+            on_delete: OnDelete::Delete,
+        }
+    }
+}
+
+fn wrong(name: &'static str, value: &str, allowed: impl Into<String>) -> ParameterError {
+    ParameterError::Value {
+        name,
+        value: value.chars().take(200).collect(),
+        allowed: allowed.into(),
+    }
+}
+
+fn allowed_for(name: &str) -> &'static str {
+    PARAMETERS.iter().find(|help| help.name == name).map_or("", |help| help.values)
+}
+
+fn word<T>(
+    name: &'static str,
+    value: &str,
+    read: impl Fn(&str) -> Option<T>,
+) -> Result<T, ParameterError> {
+    read(value).ok_or_else(|| wrong(name, value, allowed_for(name)))
+}
+
+fn octal_mode(value: &str) -> Option<u32> {
+    let digits = !value.is_empty() && value.len() <= 5 && value.bytes().all(|b| b.is_ascii_digit());
+    digits.then(|| u32::from_str_radix(value, 8).ok()).flatten().filter(|mode| *mode <= 0o7777)
+}
+
+fn number(value: &str) -> Option<u32> {
+    // 2^32 - 1 means "unchanged" to chown(2), so it is no id.
+    value.parse().ok().filter(|id| *id != u32::MAX && !value.starts_with('+'))
+}
+
+/// A pool's name: what may stand in `--pool NAME=PATH`.
+fn pool_choice(value: &str) -> Option<PoolChoice> {
+    match value {
+        "any" => Some(PoolChoice::Any),
+        "" => None,
+        name if name.len() <= 63 => Some(PoolChoice::Named(name.to_owned())),
+        _ => None,
+    }
+}
+
+impl Parameters {
+    /// Reads the parameters of a class.
+    ///
+    /// # Errors
+    /// An unknown parameter, an unknown value, or two that contradict each other.
+    pub fn parse(raw: &BTreeMap<String, String>) -> Result<Self, ParameterError> {
+        let mut parsed = Self::default();
+        let mut mkfs_options = "";
+        for (name, value) in raw {
+            let value = value.as_str();
+            match name.as_str() {
+                "backend" => parsed.backend = word("backend", value, Backend::from_word)?,
+                "pool" => parsed.pool = word("pool", value, pool_choice)?,
+                "quota" => parsed.quota = word("quota", value, Quota::from_word)?,
+                "allocation" => parsed.allocation = word("allocation", value, Allocation::from_word)?,
+                "directIO" => parsed.direct_io = word("directIO", value, DirectIo::from_word)?,
+                "mkfsOptions" => mkfs_options = value,
+                "mode" => parsed.mode = word("mode", value, octal_mode)?,
+                "uid" => parsed.uid = word("uid", value, number)?,
+                "gid" => parsed.gid = word("gid", value, number)?,
+                "onDelete" => parsed.on_delete = word("onDelete", value, OnDelete::from_word)?,
+                // Which filesystems there are matters to loop volumes only, see `fstype` below.
+                other if other.starts_with(KUBERNETES_PREFIX) => {}
+                other => {
+                    return Err(ParameterError::Unknown { name: other.chars().take(80).collect() });
+                }
+            }
+        }
+        parsed.filesystem = fstype(&parsed, raw)?;
+        parsed.check_combinations()?;
+        let filesystem = parsed.filesystem.unwrap_or(Filesystem::Ext4);
+        parsed.mkfs_options = mkfs::parse(filesystem, mkfs_options).map_err(|token| {
+            wrong("mkfsOptions", &token, format!("for {filesystem}: {}", mkfs::allowed(filesystem)))
+        })?;
+        if parsed.backend == Backend::Hostpath && !parsed.mkfs_options.is_empty() {
+            return Err(needs_loop("mkfsOptions", mkfs_options));
+        }
+        Ok(parsed)
+    }
+
+    fn check_combinations(&self) -> Result<(), ParameterError> {
+        if self.backend == Backend::Hostpath {
+            if self.allocation == Allocation::Thick {
+                return Err(needs_loop("allocation", "thick"));
+            }
+            if self.direct_io == DirectIo::On {
+                return Err(needs_loop("directIO", "on"));
+            }
+        } else if self.quota == Quota::Required {
+            return Err(ParameterError::Combination {
+                name: "quota",
+                value: "required".to_owned(),
+                other: "backend=loop".to_owned(),
+                remedy: "a loop volume always holds its size; leave quota out",
+            });
+        }
+        Ok(())
+    }
+}
+
+fn needs_loop(name: &'static str, value: &str) -> ParameterError {
+    ParameterError::Combination {
+        name,
+        value: value.chars().take(200).collect(),
+        other: "backend=hostpath".to_owned(),
+        remedy: "it is for loop volumes; set backend=loop or leave it out",
+    }
+}
+
+/// The filesystem of a loop volume. The provisioner sends its default type to every class, so hostpath ignores it.
+fn fstype(
+    parsed: &Parameters,
+    raw: &BTreeMap<String, String>,
+) -> Result<Option<Filesystem>, ParameterError> {
+    match raw.get(FSTYPE).map(String::as_str) {
+        None | Some("") => Ok(None),
+        Some(_) if parsed.backend == Backend::Hostpath => Ok(None),
+        Some(text) => match Filesystem::from_word(text) {
+            Some(filesystem) => Ok(Some(filesystem)),
+            None => Err(wrong(FSTYPE, text, "ext4, xfs, btrfs")),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(raw: &[(&str, &str)]) -> Result<Parameters, ParameterError> {
+        let raw = raw.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Parameters::parse(&raw)
+    }
+
+    #[test]
+    fn nothing_given_means_the_defaults() {
+        assert_eq!(parse(&[]), Ok(Parameters::default()));
+    }
+
+    #[test]
+    fn values_are_read() {
+        let parsed = parse(&[
+            ("backend", "loop"),
+            ("pool", "fast"),
+            ("allocation", "thick"),
+            ("mode", "02770"),
+            ("uid", "999"),
+            ("onDelete", "archive"),
+            ("csi.storage.k8s.io/fstype", "xfs"),
+            ("csi.storage.k8s.io/pvc/name", "x"),
+            ("mkfsOptions", "-i size=1024"),
+        ])
+        .unwrap();
+        assert_eq!(parsed.pool, PoolChoice::Named("fast".into()));
+        assert_eq!((parsed.mode, parsed.uid, parsed.gid), (0o2770, 999, 0));
+        assert_eq!(parsed.filesystem, Some(Filesystem::Xfs));
+        assert_eq!(parsed.on_delete, OnDelete::Archive);
+        assert_eq!(parsed.mkfs_options.len(), 1);
+    }
+
+    #[test]
+    fn hostpath_ignores_the_filesystem_type() {
+        assert_eq!(parse(&[("csi.storage.k8s.io/fstype", "zfs")]).unwrap().filesystem, None);
+        assert!(parse(&[("backend", "loop"), ("csi.storage.k8s.io/fstype", "zfs")]).is_err());
+    }
+
+    #[test]
+    fn wrong_input_names_the_parameter_and_what_is_allowed() {
+        for (raw, in_message) in [
+            (vec![("bakend", "loop")], "backend, pool, quota"),
+            (vec![("backend", "zfs")], "hostpath, loop"),
+            (vec![("mode", "0999")], "octal"),
+            (vec![("mode", "10000")], "octal"),
+            (vec![("uid", "-1")], "user id"),
+            (vec![("uid", "4294967295")], "user id"),
+            (vec![("pool", "")], "name of a pool"),
+            (vec![("onDelete", "Delete")], "delete, retain"),
+            (vec![("allocation", "thick")], "backend=loop"),
+            (vec![("directIO", "on")], "backend=loop"),
+            (vec![("mkfsOptions", "-m 0")], "backend=loop"),
+            (vec![("backend", "loop"), ("quota", "required")], "leave quota out"),
+            (vec![("backend", "loop"), ("mkfsOptions", "-F")], "-i"),
+        ] {
+            let error = parse(&raw).unwrap_err().to_string();
+            assert!(error.contains(in_message), "{raw:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! A creation request, understood.
+
+use std::collections::BTreeMap;
+
+use super::{CapacityRange, Key, Parameters, VolumeCapability};
+
+/// One term of a topology: segments that must all hold.
+pub type Topology = BTreeMap<String, String>;
+
+/// What a new volume is to be: a CreateVolume request after parsing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateSpec {
+    /// The CO's name, any Unicode. Never a path.
+    pub name: String,
+    /// The key of that name.
+    pub key: Key,
+    /// How large.
+    pub capacity: CapacityRange,
+    /// How it will be used; at least one, all of them mount or all of them block.
+    pub capabilities: Vec<VolumeCapability>,
+    /// The StorageClass's parameters.
+    pub parameters: Parameters,
+    /// Where it must be reachable from; empty when the request does not say.
+    pub requisite: Vec<Topology>,
+}
+
+impl CreateSpec {
+    /// The volume is to be a raw block device.
+    #[must_use]
+    pub fn is_block(&self) -> bool {
+        self.capabilities.iter().any(|capability| capability.access.is_block())
+    }
+}
