@@ -47,7 +47,10 @@ mod armed {
     /// The names of all points in this binary, sorted, each once.
     #[must_use]
     pub fn all() -> Vec<&'static str> {
-        let mut names: Vec<_> = inventory::iter::<Point>.into_iter().map(|point| point.0).collect();
+        let mut names: Vec<_> = inventory::iter::<Point>
+            .into_iter()
+            .map(|point| point.0)
+            .collect();
         names.sort_unstable();
         names.dedup();
         names
@@ -70,7 +73,9 @@ mod armed {
     /// # Errors
     /// The errno that is armed.
     pub fn hit(name: &'static str) -> io::Result<()> {
-        let Some((armed, action)) = armed() else { return Ok(()) };
+        let Some((armed, action)) = armed() else {
+            return Ok(());
+        };
         if armed != name {
             return Ok(());
         }

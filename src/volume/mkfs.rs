@@ -29,13 +29,17 @@ impl Value {
         match self {
             Self::Number(least, most) => {
                 text.bytes().all(|b| b.is_ascii_digit())
-                    && text.parse::<u64>().is_ok_and(|number| (least..=most).contains(&number))
+                    && text
+                        .parse::<u64>()
+                        .is_ok_and(|number| (least..=most).contains(&number))
             }
             Self::OneOf(words) => words.contains(&text),
             Self::Label(most) => {
                 (1..=most).contains(&text.len())
                     && !text.starts_with('-')
-                    && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+                    && text
+                        .bytes()
+                        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
             }
         }
     }
@@ -80,7 +84,11 @@ const BTRFS: [Row; 4] = [
     ("-L", "", Value::Label(255)),
     ("-m", "", Value::OneOf(&["dup", "single"])),
     ("-d", "", Value::OneOf(&["dup", "single"])),
-    ("--csum", "", Value::OneOf(&["crc32c", "xxhash", "sha256", "blake2"])),
+    (
+        "--csum",
+        "",
+        Value::OneOf(&["crc32c", "xxhash", "sha256", "blake2"]),
+    ),
 ];
 
 fn rows(filesystem: Filesystem) -> &'static [Row] {
@@ -114,7 +122,10 @@ pub(super) fn parse(filesystem: Filesystem, text: &str) -> Result<Vec<MkfsOption
         for setting in settings.split(',') {
             let refused = || format!("{flag} {setting}");
             let option = setting_of(filesystem, flag, setting).ok_or_else(refused)?;
-            if options.iter().any(|o| (o.flag, o.key) == (option.flag, option.key)) {
+            if options
+                .iter()
+                .any(|o| (o.flag, o.key) == (option.flag, option.key))
+            {
                 return Err(format!("{flag} {setting} (given twice)"));
             }
             options.push(option);
@@ -132,7 +143,11 @@ fn setting_of(filesystem: Filesystem, flag: &str, setting: &str) -> Option<MkfsO
         .find(|(known, known_key, values)| {
             *known == flag && *known_key == key && values.accepts(value)
         })
-        .map(|(flag, key, _)| MkfsOption { flag, key, value: value.to_owned() })
+        .map(|(flag, key, _)| MkfsOption {
+            flag,
+            key,
+            value: value.to_owned(),
+        })
 }
 
 #[cfg(test)]
@@ -141,8 +156,15 @@ mod tests {
 
     #[test]
     fn listed_options_pass_in_any_order() {
-        let options = parse(Filesystem::Ext4, " -m 0  -E stride=4,stripe_width=8 -i 8192").unwrap();
-        assert_eq!(options, parse(Filesystem::Ext4, "-i 8192 -E stripe_width=8,stride=4 -m 0").unwrap());
+        let options = parse(
+            Filesystem::Ext4,
+            " -m 0  -E stride=4,stripe_width=8 -i 8192",
+        )
+        .unwrap();
+        assert_eq!(
+            options,
+            parse(Filesystem::Ext4, "-i 8192 -E stripe_width=8,stride=4 -m 0").unwrap()
+        );
         assert_eq!(options.len(), 4);
         assert!(parse(Filesystem::Xfs, "-m rmapbt=1 -i size=1024").is_ok());
         assert!(parse(Filesystem::Btrfs, "--csum xxhash -m single").is_ok());
@@ -152,9 +174,26 @@ mod tests {
     #[test]
     fn hostile_options_are_refused() {
         for text in [
-            "-F", "-F -F", "/dev/sda", "-j /dev/sda", "-J device=/dev/sda", "-d name=/etc/passwd",
-            "-l logdev=/dev/sda", "-m 0;reboot", "-m $(id)", "-L -F", "-E root_owner=1:1", "-m",
-            "-m 51", "-m -1", "-i 1", "-m 0 -m 1", "-c /x", "-d 5", "-E discard", "-L a/b",
+            "-F",
+            "-F -F",
+            "/dev/sda",
+            "-j /dev/sda",
+            "-J device=/dev/sda",
+            "-d name=/etc/passwd",
+            "-l logdev=/dev/sda",
+            "-m 0;reboot",
+            "-m $(id)",
+            "-L -F",
+            "-E root_owner=1:1",
+            "-m",
+            "-m 51",
+            "-m -1",
+            "-i 1",
+            "-m 0 -m 1",
+            "-c /x",
+            "-d 5",
+            "-E discard",
+            "-L a/b",
         ] {
             for filesystem in Filesystem::ALL {
                 assert!(parse(*filesystem, text).is_err(), "{filesystem}: {text}");

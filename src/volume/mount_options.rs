@@ -8,7 +8,10 @@ use super::Filesystem;
 
 /// Attributes of one mount (not of the filesystem below it), see mount_setattr(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "each is one independent MOUNT_ATTR_* bit of the kernel")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one independent MOUNT_ATTR_* bit of the kernel"
+)]
 pub struct MountAttributes {
     /// `ro`
     pub read_only: bool,
@@ -72,8 +75,12 @@ impl Value {
             }
             (Self::OneOf(words), Some(text)) => words.contains(&text),
             (Self::Label, Some(text)) => {
-                let bare = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text);
-                let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b':' | b'.' | b'-');
+                let bare = text
+                    .strip_prefix('"')
+                    .and_then(|t| t.strip_suffix('"'))
+                    .unwrap_or(text);
+                let plain =
+                    |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b':' | b'.' | b'-');
                 // A comma separates mount options, so it needs the quotes.
                 let quoted = bare.len() != text.len();
                 !bare.is_empty()
@@ -143,8 +150,20 @@ const BTRFS: [(&str, Value); 11] = [
 
 /// The attributes by name; `rw`, `relatime` and the like are the kernel's defaults and change nothing.
 const ATTRIBUTES: [&str; 14] = [
-    "ro", "rw", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "noatime", "relatime",
-    "strictatime", "nodiratime", "diratime", "nosymfollow",
+    "ro",
+    "rw",
+    "nosuid",
+    "suid",
+    "nodev",
+    "dev",
+    "noexec",
+    "exec",
+    "noatime",
+    "relatime",
+    "strictatime",
+    "nodiratime",
+    "diratime",
+    "nosymfollow",
 ];
 
 impl MountAttributes {
@@ -167,7 +186,10 @@ impl MountAttributes {
     /// These attributes, read-only as well when asked.
     #[must_use]
     pub const fn or_read_only(self, read_only: bool) -> Self {
-        Self { read_only: self.read_only || read_only, ..self }
+        Self {
+            read_only: self.read_only || read_only,
+            ..self
+        }
     }
 }
 
@@ -181,8 +203,9 @@ fn options_of(filesystem: Filesystem) -> impl Iterator<Item = &'static (&'static
 }
 
 fn accepted_by(filesystem: Filesystem, option: &str) -> bool {
-    let (name, value) =
-        option.split_once('=').map_or((option, None), |(name, value)| (name, Some(value)));
+    let (name, value) = option
+        .split_once('=')
+        .map_or((option, None), |(name, value)| (name, Some(value)));
     options_of(filesystem).any(|(known, values)| *known == name && values.accepts(value))
 }
 
@@ -197,7 +220,10 @@ impl MountFlags {
             if parsed.attributes.set(flag) {
                 continue;
             }
-            if !Filesystem::ALL.iter().any(|&filesystem| accepted_by(filesystem, flag)) {
+            if !Filesystem::ALL
+                .iter()
+                .any(|&filesystem| accepted_by(filesystem, flag))
+            {
                 return Err(MountFlagError::new(flag, None));
             }
             parsed.options.push(flag.clone());
@@ -228,10 +254,17 @@ impl MountFlagError {
             allowed.extend(options_of(filesystem).map(|(name, value)| value.describe(name)));
         }
         let kind = filesystem.map_or_else(
-            || "hostpath volumes (loop volumes take options of their filesystem as well)".to_owned(),
+            || {
+                "hostpath volumes (loop volumes take options of their filesystem as well)"
+                    .to_owned()
+            },
             |filesystem| format!("loop volumes with {filesystem}"),
         );
-        Self { flag: flag.chars().take(80).collect(), kind, allowed: allowed.join(", ") }
+        Self {
+            flag: flag.chars().take(80).collect(),
+            kind,
+            allowed: allowed.join(", "),
+        }
     }
 }
 
@@ -240,7 +273,12 @@ mod tests {
     use super::*;
 
     fn parse(flags: &[&str]) -> Result<MountFlags, MountFlagError> {
-        MountFlags::parse(&flags.iter().map(|&flag| flag.to_owned()).collect::<Vec<_>>())
+        MountFlags::parse(
+            &flags
+                .iter()
+                .map(|&flag| flag.to_owned())
+                .collect::<Vec<_>>(),
+        )
     }
 
     #[test]
@@ -250,15 +288,34 @@ mod tests {
         assert_eq!(flags.options, ["commit=30"]);
         assert!(flags.check(Some(Filesystem::Ext4)).is_ok());
         assert!(flags.check(Some(Filesystem::Xfs)).is_err());
-        assert!(flags.check(None).unwrap_err().to_string().contains("noatime"));
+        assert!(
+            flags
+                .check(None)
+                .unwrap_err()
+                .to_string()
+                .contains("noatime")
+        );
     }
 
     #[test]
     fn hostile_flags_are_refused() {
         for flag in [
-            "errors=panic", "logdev=/dev/sda", "device=/dev/sda", "bind", "remount", "nouuid",
-            "norecovery", "journal_path=/etc", "commit=30,errors=panic", "context=a,dev", "",
-            "lowerdir=/etc", "commit=-1", "commit=99999999999999999999", "subvol=../x", "barrier=0",
+            "errors=panic",
+            "logdev=/dev/sda",
+            "device=/dev/sda",
+            "bind",
+            "remount",
+            "nouuid",
+            "norecovery",
+            "journal_path=/etc",
+            "commit=30,errors=panic",
+            "context=a,dev",
+            "",
+            "lowerdir=/etc",
+            "commit=-1",
+            "commit=99999999999999999999",
+            "subvol=../x",
+            "barrier=0",
         ] {
             let error = parse(&[flag]).unwrap_err().to_string();
             assert!(error.contains("supported are: ro"), "{flag}: {error}");
@@ -268,10 +325,22 @@ mod tests {
     #[test]
     fn every_listed_option_is_accepted_in_its_described_form() {
         for (filesystem, options) in [
-            (Filesystem::Ext4, &["data=journal", "errors=remount-ro", "discard", "stripe=8"][..]),
-            (Filesystem::Xfs, &["allocsize=64k", "logbsize=256k", "largeio", "sync"]),
-            (Filesystem::Btrfs, &["compress=zstd", "discard=async", "discard", "lazytime"]),
-            (Filesystem::Ext4, &["context=\"system_u:object_r:container_file_t:s0:c1,c2\""]),
+            (
+                Filesystem::Ext4,
+                &["data=journal", "errors=remount-ro", "discard", "stripe=8"][..],
+            ),
+            (
+                Filesystem::Xfs,
+                &["allocsize=64k", "logbsize=256k", "largeio", "sync"],
+            ),
+            (
+                Filesystem::Btrfs,
+                &["compress=zstd", "discard=async", "discard", "lazytime"],
+            ),
+            (
+                Filesystem::Ext4,
+                &["context=\"system_u:object_r:container_file_t:s0:c1,c2\""],
+            ),
         ] {
             parse(options).unwrap().check(Some(filesystem)).unwrap();
         }

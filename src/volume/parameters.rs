@@ -21,16 +21,56 @@ pub struct ParameterHelp {
 
 /// Every parameter that a StorageClass may have.
 pub const PARAMETERS: [ParameterHelp; 10] = [
-    ParameterHelp { name: "backend", values: "hostpath, loop", help: "what the volume is: a directory, or a disk image behind a loop device" },
-    ParameterHelp { name: "pool", values: "any, or the name of a pool", help: "where it lives; `any` takes the pool with most room" },
-    ParameterHelp { name: "quota", values: "auto, required, off", help: "whether a hostpath volume is held to its size" },
-    ParameterHelp { name: "allocation", values: "thin, thick", help: "whether a loop volume's blocks are reserved at birth" },
-    ParameterHelp { name: "directIO", values: "auto, on, off", help: "whether a loop device bypasses the page cache of the pool" },
-    ParameterHelp { name: "mkfsOptions", values: "options of mkfs from the checked list of the filesystem", help: "how a loop volume's filesystem is made" },
-    ParameterHelp { name: "mode", values: "0777, or any octal mode", help: "mode of the volume's root directory, set at birth only" },
-    ParameterHelp { name: "uid", values: "0, or any user id", help: "owner of the volume's root directory, set at birth only" },
-    ParameterHelp { name: "gid", values: "0, or any group id", help: "group of the volume's root directory, set at birth only" },
-    ParameterHelp { name: "onDelete", values: "delete, retain, archive, wipe", help: "what becomes of the data when the volume is deleted" },
+    ParameterHelp {
+        name: "backend",
+        values: "hostpath, loop",
+        help: "what the volume is: a directory, or a disk image behind a loop device",
+    },
+    ParameterHelp {
+        name: "pool",
+        values: "any, or the name of a pool",
+        help: "where it lives; `any` takes the pool with most room",
+    },
+    ParameterHelp {
+        name: "quota",
+        values: "auto, required, off",
+        help: "whether a hostpath volume is held to its size",
+    },
+    ParameterHelp {
+        name: "allocation",
+        values: "thin, thick",
+        help: "whether a loop volume's blocks are reserved at birth",
+    },
+    ParameterHelp {
+        name: "directIO",
+        values: "auto, on, off",
+        help: "whether a loop device bypasses the page cache of the pool",
+    },
+    ParameterHelp {
+        name: "mkfsOptions",
+        values: "options of mkfs from the checked list of the filesystem",
+        help: "how a loop volume's filesystem is made",
+    },
+    ParameterHelp {
+        name: "mode",
+        values: "0777, or any octal mode",
+        help: "mode of the volume's root directory, set at birth only",
+    },
+    ParameterHelp {
+        name: "uid",
+        values: "0, or any user id",
+        help: "owner of the volume's root directory, set at birth only",
+    },
+    ParameterHelp {
+        name: "gid",
+        values: "0, or any group id",
+        help: "group of the volume's root directory, set at birth only",
+    },
+    ParameterHelp {
+        name: "onDelete",
+        values: "delete, retain, archive, wipe",
+        help: "what becomes of the data when the volume is deleted",
+    },
 ];
 
 /// Kubernetes' own parameters start with this.
@@ -240,7 +280,10 @@ fn wrong(name: &'static str, value: &str, allowed: impl Into<String>) -> Paramet
 }
 
 fn allowed_for(name: &str) -> &'static str {
-    PARAMETERS.iter().find(|help| help.name == name).map_or("", |help| help.values)
+    PARAMETERS
+        .iter()
+        .find(|help| help.name == name)
+        .map_or("", |help| help.values)
 }
 
 fn word<T>(
@@ -253,12 +296,18 @@ fn word<T>(
 
 fn octal_mode(value: &str) -> Option<u32> {
     let digits = !value.is_empty() && value.len() <= 5 && value.bytes().all(|b| b.is_ascii_digit());
-    digits.then(|| u32::from_str_radix(value, 8).ok()).flatten().filter(|mode| *mode <= 0o7777)
+    digits
+        .then(|| u32::from_str_radix(value, 8).ok())
+        .flatten()
+        .filter(|mode| *mode <= 0o7777)
 }
 
 fn number(value: &str) -> Option<u32> {
     // 2^32 - 1 means "unchanged" to chown(2), so it is no id.
-    value.parse().ok().filter(|id| *id != u32::MAX && !value.starts_with('+'))
+    value
+        .parse()
+        .ok()
+        .filter(|id| *id != u32::MAX && !value.starts_with('+'))
 }
 
 /// A pool's name: what may stand in `--pool NAME=PATH`.
@@ -285,7 +334,9 @@ impl Parameters {
                 "backend" => parsed.backend = word("backend", value, Backend::from_word)?,
                 "pool" => parsed.pool = word("pool", value, pool_choice)?,
                 "quota" => parsed.quota = word("quota", value, Quota::from_word)?,
-                "allocation" => parsed.allocation = word("allocation", value, Allocation::from_word)?,
+                "allocation" => {
+                    parsed.allocation = word("allocation", value, Allocation::from_word)?
+                }
                 "directIO" => parsed.direct_io = word("directIO", value, DirectIo::from_word)?,
                 "mkfsOptions" => mkfs_options = value,
                 "mode" => parsed.mode = word("mode", value, octal_mode)?,
@@ -295,7 +346,9 @@ impl Parameters {
                 // Which filesystems there are matters to loop volumes only, see `fstype` below.
                 other if other.starts_with(KUBERNETES_PREFIX) => {}
                 other => {
-                    return Err(ParameterError::Unknown { name: other.chars().take(80).collect() });
+                    return Err(ParameterError::Unknown {
+                        name: other.chars().take(80).collect(),
+                    });
                 }
             }
         }
@@ -303,7 +356,11 @@ impl Parameters {
         parsed.check_combinations()?;
         let filesystem = parsed.filesystem.unwrap_or(Filesystem::Ext4);
         parsed.mkfs_options = mkfs::parse(filesystem, mkfs_options).map_err(|token| {
-            wrong("mkfsOptions", &token, format!("for {filesystem}: {}", mkfs::allowed(filesystem)))
+            wrong(
+                "mkfsOptions",
+                &token,
+                format!("for {filesystem}: {}", mkfs::allowed(filesystem)),
+            )
         })?;
         if parsed.backend == Backend::Hostpath && !parsed.mkfs_options.is_empty() {
             return Err(needs_loop("mkfsOptions", mkfs_options));
@@ -360,7 +417,10 @@ mod tests {
     use super::*;
 
     fn parse(raw: &[(&str, &str)]) -> Result<Parameters, ParameterError> {
-        let raw = raw.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let raw = raw
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
         Parameters::parse(&raw)
     }
 
@@ -392,7 +452,12 @@ mod tests {
 
     #[test]
     fn hostpath_ignores_the_filesystem_type() {
-        assert_eq!(parse(&[("csi.storage.k8s.io/fstype", "zfs")]).unwrap().filesystem, None);
+        assert_eq!(
+            parse(&[("csi.storage.k8s.io/fstype", "zfs")])
+                .unwrap()
+                .filesystem,
+            None
+        );
         assert!(parse(&[("backend", "loop"), ("csi.storage.k8s.io/fstype", "zfs")]).is_err());
     }
 
@@ -410,7 +475,10 @@ mod tests {
             (vec![("allocation", "thick")], "backend=loop"),
             (vec![("directIO", "on")], "backend=loop"),
             (vec![("mkfsOptions", "-m 0")], "backend=loop"),
-            (vec![("backend", "loop"), ("quota", "required")], "leave quota out"),
+            (
+                vec![("backend", "loop"), ("quota", "required")],
+                "leave quota out",
+            ),
             (vec![("backend", "loop"), ("mkfsOptions", "-F")], "-i"),
         ] {
             let error = parse(&raw).unwrap_err().to_string();

@@ -1,0 +1,297 @@
+//! The mount table, read from /proc/self/mountinfo (proc_pid_mountinfo(5)).
+//!
+//! Pure: text in, entries out. A line that cannot be read is an error, because a mount that is overlooked could
+//! be somebody's data.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use super::LOOP_MAJOR;
+
+/// A device number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeviceNumber {
+    /// The driver.
+    pub major: u32,
+    /// The device.
+    pub minor: u32,
+}
+
+impl fmt::Display for DeviceNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.major, self.minor)
+    }
+}
+
+impl DeviceNumber {
+    /// The number of a loop device.
+    #[must_use]
+    pub const fn of_loop(number: u32) -> Self {
+        Self {
+            major: LOOP_MAJOR,
+            minor: number,
+        }
+    }
+
+    /// N, when this is /dev/loopN.
+    #[must_use]
+    pub const fn loop_number(self) -> Option<u32> {
+        if self.major == LOOP_MAJOR {
+            Some(self.minor)
+        } else {
+            None
+        }
+    }
+}
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountEntry {
+    /// The filesystem's device number.
+    pub device: DeviceNumber,
+    /// Which directory (or file) of the filesystem is mounted.
+    pub root: PathBuf,
+    /// Where.
+    pub mount_point: PathBuf,
+    /// Attributes of this mount: `ro`, `nosuid` ….
+    pub options: Vec<String>,
+    /// Mounts made below it appear in other mount namespaces.
+    pub shared: bool,
+    /// The filesystem's type.
+    pub filesystem: String,
+    /// Its device or name.
+    pub source: OsString,
+    /// The filesystem itself is read-only.
+    pub filesystem_read_only: bool,
+}
+
+impl MountEntry {
+    /// The mount has this attribute.
+    #[must_use]
+    pub fn has_option(&self, name: &str) -> bool {
+        self.options.iter().any(|option| option == name)
+    }
+
+    /// Writing through this mount is impossible.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.has_option("ro") || self.filesystem_read_only
+    }
+
+    /// N, when what is mounted is the filesystem on /dev/loopN.
+    #[must_use]
+    pub fn mounted_loop(&self) -> Option<u32> {
+        self.device.loop_number()
+    }
+
+    /// N, when what is mounted is the device node of /dev/loopN itself (a raw block volume).
+    #[must_use]
+    pub fn bound_loop_node(&self) -> Option<u32> {
+        let from_dev = matches!(self.filesystem.as_str(), "devtmpfs" | "tmpfs");
+        let name = self.root.to_str()?.strip_prefix("/loop")?;
+        if from_dev { name.parse().ok() } else { None }
+    }
+}
+
+/// A line of mountinfo that cannot be understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("cannot read line {number} of the mount table: {line:?}")]
+pub struct MountTableError {
+    number: usize,
+    line: String,
+}
+
+/// All mounts of a mount namespace, in mount order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MountTable {
+    entries: Vec<MountEntry>,
+}
+
+impl MountTable {
+    /// A table of these entries.
+    #[must_use]
+    pub const fn new(entries: Vec<MountEntry>) -> Self {
+        Self { entries }
+    }
+
+    /// Reads the text of /proc/self/mountinfo.
+    ///
+    /// # Errors
+    /// A line that is not of the documented form.
+    pub fn parse(text: &[u8]) -> Result<Self, MountTableError> {
+        let mut entries = Vec::new();
+        for (index, line) in text.split(|b| *b == b'\n').enumerate() {
+            if line.is_empty() {
+                continue;
+            }
+            entries.push(parse_line(line).ok_or_else(|| MountTableError {
+                number: index + 1,
+                line: String::from_utf8_lossy(line).chars().take(200).collect(),
+            })?);
+        }
+        Ok(Self { entries })
+    }
+
+    /// All entries.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &MountEntry> {
+        self.entries.iter()
+    }
+
+    /// The mount that is visible at exactly this path: the last one made there.
+    #[must_use]
+    pub fn top_at(&self, path: &Path) -> Option<&MountEntry> {
+        self.entries
+            .iter()
+            .rev()
+            .find(|entry| entry.mount_point == path)
+    }
+
+    /// The mount that a path lies on.
+    #[must_use]
+    pub fn containing(&self, path: &Path) -> Option<&MountEntry> {
+        let depth = |entry: &&MountEntry| entry.mount_point.components().count();
+        // Of equals the last one, which `max_by_key` answers.
+        self.entries
+            .iter()
+            .filter(|entry| path.starts_with(&entry.mount_point))
+            .max_by_key(depth)
+    }
+}
+
+fn parse_line(line: &[u8]) -> Option<MountEntry> {
+    let mut fields = line.split(|b| *b == b' ');
+    let _mount_id = fields.next()?;
+    let _parent_id = fields.next()?;
+    let device = parse_device(fields.next()?)?;
+    let root = unescape(fields.next()?);
+    let mount_point = unescape(fields.next()?);
+    let options = parse_options(fields.next()?)?;
+    let mut shared = false;
+    loop {
+        match fields.next()? {
+            b"-" => break,
+            tag => shared |= tag.starts_with(b"shared:"),
+        }
+    }
+    let filesystem = std::str::from_utf8(fields.next()?).ok()?.to_owned();
+    let source = unescape(fields.next()?);
+    let super_options = fields.next().unwrap_or_default();
+    Some(MountEntry {
+        device,
+        root: root.into(),
+        mount_point: mount_point.into(),
+        options,
+        shared,
+        filesystem,
+        source,
+        filesystem_read_only: super_options
+            .split(|b| *b == b',')
+            .any(|option| option == b"ro"),
+    })
+}
+
+fn parse_device(text: &[u8]) -> Option<DeviceNumber> {
+    let (major, minor) = std::str::from_utf8(text).ok()?.split_once(':')?;
+    Some(DeviceNumber {
+        major: major.parse().ok()?,
+        minor: minor.parse().ok()?,
+    })
+}
+
+fn parse_options(text: &[u8]) -> Option<Vec<String>> {
+    Some(
+        std::str::from_utf8(text)
+            .ok()?
+            .split(',')
+            .map(str::to_owned)
+            .collect(),
+    )
+}
+
+/// Space, tab, newline and backslash stand as `\` and three octal digits.
+fn unescape(text: &[u8]) -> OsString {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&first, tail)) = rest.split_first() {
+        let octal = tail
+            .get(..3)
+            .filter(|digits| first == b'\\' && digits.iter().all(|d| matches!(d, b'0'..=b'7')));
+        let code = octal.map(|digits| {
+            digits
+                .iter()
+                .fold(0_u32, |sum, d| sum * 8 + u32::from(d - b'0'))
+        });
+        if let Some(byte) = code.and_then(|code| u8::try_from(code).ok()) {
+            plain.push(byte);
+            rest = tail.get(3..).unwrap_or_default();
+        } else {
+            plain.push(first);
+            rest = tail;
+        }
+    }
+    OsString::from_vec(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::*;
+    use proptest::prelude::*;
+
+    const TABLE: &[u8] = b"\
+22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw,discard
+30 22 0:5 / /dev rw,relatime - devtmpfs devtmpfs rw,size=4k
+40 22 7:3 / /a/stag\\040ing ro,noatime master:3 - xfs /dev/loop3 ro,attr2
+41 22 254:0 /pool/volumes/k/data /t rw shared:1 - ext4 /dev/vda rw
+42 30 0:5 /loop7 /t/block rw - devtmpfs devtmpfs rw
+43 41 0:40 / /t rw - tmpfs none
+";
+
+    #[test]
+    fn a_table_is_read() {
+        let table = MountTable::parse(TABLE).unwrap();
+        let staged = table.top_at(Path::new("/a/stag ing")).unwrap();
+        assert_eq!(staged.mounted_loop(), Some(3));
+        assert!(staged.is_read_only() && staged.has_option("noatime") && !staged.shared);
+        let block = table.top_at(Path::new("/t/block")).unwrap();
+        assert_eq!(
+            (block.bound_loop_node(), block.mounted_loop()),
+            (Some(7), None)
+        );
+        assert_eq!(table.top_at(Path::new("/t")).unwrap().filesystem, "tmpfs");
+        assert_eq!(
+            table.containing(Path::new("/t/x")).unwrap().filesystem,
+            "tmpfs"
+        );
+        assert_eq!(
+            table.containing(Path::new("/tx")).unwrap().mount_point,
+            Path::new("/")
+        );
+        assert!(table.top_at(Path::new("/none")).is_none());
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_read_is_an_error() {
+        for line in ["x", "1 2 3 / / rw - ext4 a b", "1 2 0:1 / / rw shared:1"] {
+            let text = [TABLE, line.as_bytes()].concat();
+            let error = MountTable::parse(&text).unwrap_err();
+            assert_eq!(error.number, 7, "{line}");
+        }
+    }
+
+    #[test]
+    fn escapes_are_undone_once() {
+        assert_eq!(unescape(br"a\040b\134040\11"), OsStr::new("a b\\040\\11"));
+        assert_eq!(unescape(br"\777"), OsStr::new("\\777"));
+    }
+
+    proptest! {
+        #[test]
+        fn rubbish_is_never_a_panic(text in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _read_or_refused = MountTable::parse(&text);
+        }
+    }
+}
