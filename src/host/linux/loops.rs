@@ -1,0 +1,406 @@
+//! Loop devices, by ioctl.
+//!
+//! Invariants: a device is known by its backing file's (device, inode); one that could not be set up exactly as
+//! asked is detached again; a thick image's device takes no discards before anybody can use it; a hold is open for
+//! reading only, because a kernel may refuse to mount what somebody has open for writing.
+//!
+//! Must not: remember a device, or detach one that it did not set up without being told.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::{Mode, fstat};
+
+use super::mounts::{device_number, fd_path};
+use super::sys;
+use crate::fault;
+use crate::host::{
+    AttachedLoop, DeviceNumber, FileIdentity, HostError, LoopOptions, LoopStatus, loop_path,
+};
+use crate::volume::{Allocation, ByteSize, DirectIo};
+
+const CONTROL: &str = "/dev/loop-control";
+const MOUNT_DEV: &str = "mount the host's /dev into the driver (hostPath /dev)";
+/// Other programs take free devices as well; so many lost races in a row are no accident.
+const ATTEMPTS: u32 = 32;
+/// How long devtmpfs may take to show a new device.
+const NODE_WAIT: Duration = Duration::from_secs(2);
+
+/// Gives out loop devices.
+#[derive(Debug, Default)]
+pub(super) struct Loops {
+    /// Between "which one is free" and "take it" this process does not compete with itself.
+    gate: Mutex<()>,
+}
+
+/// Asks again every few milliseconds until the answer is yes or the time is up.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a bounded wait for what the kernel finishes on its own"
+)]
+pub(super) fn wait_until(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
+    while !done() {
+        if start.elapsed() > limit {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    true
+}
+
+fn sysfs(number: u32, tail: &str) -> PathBuf {
+    PathBuf::from(format!("/sys/block/loop{number}/{tail}"))
+}
+
+/// Opens the device node, and makes sure that it is the loop device of that number.
+fn open_node(number: u32, mode: OFlag) -> Result<File, HostError> {
+    let path = loop_path(number);
+    let flags = mode | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    let node = match open(&path, flags, Mode::empty()) {
+        Ok(node) => node,
+        Err(Errno::ENOENT) if sysfs(number, "").exists() => {
+            return Err(HostError::Unsupported {
+                what: format!(
+                    "loop device {number} exists, but {} does not",
+                    path.display()
+                ),
+                remedy: MOUNT_DEV,
+            });
+        }
+        Err(e) => return Err(HostError::call("open", path, e)),
+    };
+    let stat = fstat(&node).map_err(|e| HostError::call("stat", &path, e))?;
+    if device_number(stat.st_rdev) != DeviceNumber::of_loop(number) {
+        return Err(HostError::Unsupported {
+            what: format!(
+                "{} has the device number {} instead of {}",
+                path.display(),
+                device_number(stat.st_rdev),
+                DeviceNumber::of_loop(number)
+            ),
+            remedy: "load the kernel module loop without max_part",
+        });
+    }
+    Ok(node.into())
+}
+
+/// The same for reading; `None` when there is no such device.
+fn open_if_there(number: u32) -> Result<Option<File>, HostError> {
+    match open_node(number, OFlag::O_RDONLY) {
+        Ok(device) => Ok(Some(device)),
+        // A device on its way out answers the last two.
+        Err(e)
+            if matches!(
+                e.errno(),
+                Some(Errno::ENOENT | Errno::ENXIO | Errno::ENODEV)
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+fn status_of(device: &File, number: u32) -> Result<Option<LoopStatus>, HostError> {
+    let info = match sys::loop_status(device.as_fd()) {
+        Ok(info) => info,
+        Err(Errno::ENXIO) => return Ok(None),
+        Err(e) => return Err(HostError::call("ask the status of", loop_path(number), e)),
+    };
+    let has = |flag| info.flags & flag != 0;
+    Ok(Some(LoopStatus {
+        number,
+        backing: FileIdentity {
+            device: device_number(info.device),
+            inode: info.inode,
+        },
+        backing_device: (info.rdevice != 0).then(|| device_number(info.rdevice)),
+        read_only: has(sys::LO_FLAGS_READ_ONLY),
+        autoclear: has(sys::LO_FLAGS_AUTOCLEAR),
+        direct_io: has(sys::LO_FLAGS_DIRECT_IO),
+        partial: info.offset != 0 || info.size_limit != 0,
+    }))
+}
+
+/// N of every entry `loopN` of a directory.
+fn numbers_in(directory: &str) -> Result<Vec<u32>, HostError> {
+    let failed = |e| HostError::call("list", directory, e);
+    let mut numbers = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix("loop"));
+        numbers.extend(number.and_then(|number| number.parse::<u32>().ok()));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// Every device with a backing file.
+pub(super) fn all() -> Result<Vec<LoopStatus>, HostError> {
+    let numbers = match numbers_in("/sys/block") {
+        // The kernel has the directory `loop` while a file is attached.
+        Ok(numbers) => numbers
+            .into_iter()
+            .filter(|&number| sysfs(number, "loop").exists())
+            .collect(),
+        Err(_no_sysfs) => numbers_in("/dev")?,
+    };
+    let mut found = Vec::new();
+    for number in numbers {
+        found.extend(status(number)?);
+    }
+    Ok(found)
+}
+
+pub(super) fn status(number: u32) -> Result<Option<LoopStatus>, HostError> {
+    match open_if_there(number)? {
+        Some(device) => status_of(&device, number),
+        None => Ok(None),
+    }
+}
+
+pub(super) fn hold(number: u32) -> Result<AttachedLoop, HostError> {
+    let device = open_node(number, OFlag::O_RDONLY)?;
+    if status_of(&device, number)?.is_none() {
+        return Err(HostError::call("hold", loop_path(number), Errno::ENXIO));
+    }
+    Ok(AttachedLoop::new(number, Box::new(device)))
+}
+
+pub(super) fn detach(number: u32) -> Result<(), HostError> {
+    let Some(device) = open_if_there(number)? else {
+        return Ok(());
+    };
+    fault::point!("host.detach.start")
+        .map_err(|e| HostError::call("detach", loop_path(number), e))?;
+    clear(&device, number)?;
+    drop(device);
+    fault::point!("host.detach.done").map_err(|e| HostError::call("detach", loop_path(number), e))
+}
+
+fn clear(device: &File, number: u32) -> Result<(), HostError> {
+    match sys::loop_clear(device.as_fd()) {
+        Ok(()) | Err(Errno::ENXIO) => Ok(()),
+        Err(e) => Err(HostError::call("detach", loop_path(number), e)),
+    }
+}
+
+pub(super) fn refresh_size(number: u32) -> Result<ByteSize, HostError> {
+    let device = open_node(number, OFlag::O_RDONLY)?;
+    let failed = |e| HostError::call("refresh the size of", loop_path(number), e);
+    sys::loop_set_capacity(device.as_fd()).map_err(failed)?;
+    let size = sys::device_size(device.as_fd()).map_err(failed)?;
+    Ok(ByteSize::new(size))
+}
+
+/// With loop-control the kernel makes devices as they are needed, up to 2^20 minor numbers, which is no bound that
+/// a node could meet (the parameter `max_loop` only says how many are made in advance). Without it there are those
+/// that exist.
+pub(super) fn limit() -> Option<u32> {
+    if Path::new(CONTROL).exists() {
+        return None;
+    }
+    let existing = numbers_in("/dev").unwrap_or_default().len();
+    Some(u32::try_from(existing).unwrap_or(u32::MAX))
+}
+
+impl Loops {
+    pub(super) fn attach(
+        &self,
+        image: BorrowedFd<'_>,
+        options: LoopOptions,
+    ) -> Result<AttachedLoop, HostError> {
+        let (number, device) = self.configure_any(image, options)?;
+        match finish(&device, number, options) {
+            Ok(attached) => Ok(attached),
+            Err(e) => {
+                if let Err(undo) = clear(&device, number) {
+                    tracing::warn!(number, error = %undo, "cannot detach a loop device that failed to set up");
+                }
+                Err(e)
+            }
+        }
+    }
+
+    /// Takes a free device for the image.
+    fn configure_any(
+        &self,
+        image: BorrowedFd<'_>,
+        options: LoopOptions,
+    ) -> Result<(u32, File), HostError> {
+        let control = open_control()?;
+        let info = loop_info(image, options);
+        let _alone = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = (Errno::EBUSY, 0);
+        for attempt in 0..ATTEMPTS {
+            let number = sys::loop_get_free(control.as_fd())
+                .map_err(|e| HostError::call("find a free loop device with", CONTROL, e))?;
+            let device = open_new(number)?;
+            match configure(&device, image, options, info) {
+                Ok(()) => return Ok((number, device)),
+                // Somebody else was faster, or the device is being taken down.
+                Err(e @ (Errno::EBUSY | Errno::ENXIO)) => last = (e, number),
+                Err(e) => return Err(explain_configure(e, number)),
+            }
+            drop(device);
+            let pause = Duration::from_millis(u64::from(attempt));
+            let _time_is_up = wait_until(pause, || false);
+        }
+        Err(explain_configure(last.0, last.1))
+    }
+}
+
+fn open_control() -> Result<File, HostError> {
+    let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    match open(CONTROL, flags, Mode::empty()) {
+        Ok(control) => Ok(control.into()),
+        Err(Errno::ENOENT | Errno::ENODEV) => Err(HostError::Unsupported {
+            what: format!("there is no {CONTROL}"),
+            remedy: "load the kernel module loop on the node and mount the host's /dev into the driver",
+        }),
+        Err(e) => Err(HostError::call("open", CONTROL, e)),
+    }
+}
+
+/// Opens a device that may be so new that its node is still to come.
+fn open_new(number: u32) -> Result<File, HostError> {
+    let path = loop_path(number);
+    if !wait_until(NODE_WAIT, || path.exists()) {
+        return Err(HostError::Unsupported {
+            what: format!("{} does not appear", path.display()),
+            remedy: MOUNT_DEV,
+        });
+    }
+    open_node(number, OFlag::O_RDWR)
+}
+
+fn loop_info(image: BorrowedFd<'_>, options: LoopOptions) -> sys::LoopInfo {
+    let mut info = sys::LoopInfo::EMPTY;
+    for (wanted, flag) in [
+        (options.read_only, sys::LO_FLAGS_READ_ONLY),
+        (options.autoclear, sys::LO_FLAGS_AUTOCLEAR),
+        (options.direct_io != DirectIo::Off, sys::LO_FLAGS_DIRECT_IO),
+    ] {
+        info.flags |= if wanted { flag } else { 0 };
+    }
+    // For `losetup -a`; the last byte stays NUL.
+    let hint = fd_path(image);
+    let places = info.file_name.iter_mut().take(63);
+    for (place, byte) in places.zip(hint.as_os_str().as_bytes()) {
+        *place = *byte;
+    }
+    info
+}
+
+fn configure(
+    device: &File,
+    image: BorrowedFd<'_>,
+    options: LoopOptions,
+    mut info: sys::LoopInfo,
+) -> nix::Result<()> {
+    match sys::loop_configure(device.as_fd(), image, options.sector, info) {
+        // Some kernels refuse a sector that direct I/O to the file below cannot have, others fall back by themselves.
+        Err(Errno::EINVAL) if options.direct_io == DirectIo::Auto => {
+            info.flags &= !sys::LO_FLAGS_DIRECT_IO;
+            sys::loop_configure(device.as_fd(), image, options.sector, info)
+        }
+        result => result,
+    }
+}
+
+fn explain_configure(errno: Errno, number: u32) -> HostError {
+    // What kernels without LOOP_CONFIGURE answer.
+    if matches!(errno, Errno::EINVAL | Errno::ENXIO | Errno::ENOTTY) {
+        return HostError::Unsupported {
+            what: format!("the kernel refuses to set up a loop device ({errno})"),
+            remedy: "Linux 5.8 or newer is needed, and a filesystem below that can hold images; try directIO: auto",
+        };
+    }
+    HostError::call("set up", loop_path(number), errno)
+}
+
+/// Checks what the kernel made of the request, and settles discards, before anybody learns of the device.
+fn finish(device: &File, number: u32, options: LoopOptions) -> Result<AttachedLoop, HostError> {
+    let failed = |e| HostError::call("set up", loop_path(number), e);
+    fault::point!("host.attach.configured").map_err(failed)?;
+    let status = status_of(device, number)?
+        .ok_or_else(|| HostError::call("set up", loop_path(number), Errno::ENXIO))?;
+    if options.direct_io == DirectIo::On && !status.direct_io {
+        return Err(HostError::Unsupported {
+            what: "directIO: on is asked for, and the pool's filesystem cannot do it".to_owned(),
+            remedy: "use directIO: auto, or a pool on another filesystem",
+        });
+    }
+    if status.read_only != options.read_only {
+        return Err(HostError::Unexpected {
+            what: "the loop device is read-only, because its image was opened for reading only"
+                .to_owned(),
+            path: loop_path(number),
+        });
+    }
+    settle_discards(number, options.allocation)?;
+    let attached = hold(number)?;
+    tracing::debug!(
+        number,
+        direct_io = status.direct_io,
+        sector = options.sector,
+        autoclear = status.autoclear,
+        "loop device attached"
+    );
+    fault::point!("host.attach.done").map_err(failed)?;
+    Ok(attached)
+}
+
+fn read_number(path: &Path) -> Option<u64> {
+    let mut text = String::new();
+    File::open(path).ok()?.read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+fn write_number(path: &Path, number: u64) -> std::io::Result<()> {
+    let mut file = std::fs::OpenOptions::new().write(true).open(path)?;
+    file.write_all(number.to_string().as_bytes())
+}
+
+/// A thick image's device must not hand blocks back. The setting outlives the attachment, so a thin one that gets
+/// the same number takes it off again.
+fn settle_discards(number: u32, allocation: Allocation) -> Result<(), HostError> {
+    let path = sysfs(number, "queue/discard_max_bytes");
+    let now = read_number(&path);
+    match allocation {
+        Allocation::Thick if now == Some(0) => Ok(()),
+        Allocation::Thick => {
+            let written = write_number(&path, 0);
+            if read_number(&path) == Some(0) {
+                return Ok(());
+            }
+            let why = written
+                .err()
+                .map_or_else(String::new, |e| format!(" ({e})"));
+            Err(HostError::Unsupported {
+                what: format!(
+                    "discards of {} cannot be switched off{why}",
+                    loop_path(number).display()
+                ),
+                remedy: "sysfs is not writable: mount the host's /sys read-write into the driver",
+            })
+        }
+        Allocation::Thin => {
+            let most = read_number(&sysfs(number, "queue/discard_max_hw_bytes"));
+            if let (Some(0), Some(most @ 1..)) = (now, most)
+                && let Err(error) = write_number(&path, most)
+            {
+                tracing::warn!(number, %error, "a thin volume will not give blocks back");
+            }
+            Ok(())
+        }
+    }
+}
