@@ -83,6 +83,15 @@ impl MountEntry {
     /// N, when what is mounted is the filesystem on /dev/loopN.
     #[must_use]
     pub fn mounted_loop(&self) -> Option<u32> {
+        // btrfs has a device number of its own; its disk shows as the source only.
+        if self.filesystem == "btrfs" {
+            return self
+                .source
+                .to_str()?
+                .strip_prefix("/dev/loop")?
+                .parse()
+                .ok();
+        }
         self.device.loop_number()
     }
 
