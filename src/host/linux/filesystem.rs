@@ -75,12 +75,21 @@ pub(super) fn grow(
     let mount = open(mount_point, flags, Mode::empty()).map_err(failed)?;
     fault::point!("host.grow.start")
         .map_err(|e| HostError::call("grow the filesystem at", mount_point, e))?;
-    match filesystem {
+    let grown = match filesystem {
         Filesystem::Ext4 => grow_ext4(mount.as_fd(), device),
         Filesystem::Xfs => grow_xfs(mount.as_fd(), device),
         Filesystem::Btrfs => sys::btrfs_grow(mount.as_fd()),
+    };
+    if (filesystem, grown) == (Filesystem::Ext4, Err(Errno::EPERM)) {
+        return Err(HostError::Unsupported {
+            what: format!(
+                "the kernel does not grow the ext4 at {}",
+                mount_point.display()
+            ),
+            remedy: "it needs the capability CAP_SYS_RESOURCE, which a privileged container has, and a filesystem without recorded errors",
+        });
     }
-    .map_err(failed)?;
+    grown.map_err(failed)?;
     fault::point!("host.grow.done")
         .map_err(|e| HostError::call("grow the filesystem at", mount_point, e))
 }

@@ -243,6 +243,7 @@ impl Loops {
         for attempt in 0..ATTEMPTS {
             let number = sys::loop_get_free(control.as_fd())
                 .map_err(|e| HostError::call("find a free loop device with", CONTROL, e))?;
+            renew_if_spoilt(&control, number, options.allocation);
             let device = open_new(number)?;
             match configure(&device, image, options, info) {
                 Ok(()) => return Ok((number, device)),
@@ -370,37 +371,49 @@ fn write_number(path: &Path, number: u64) -> std::io::Result<()> {
     file.write_all(number.to_string().as_bytes())
 }
 
-/// A thick image's device must not hand blocks back. The setting outlives the attachment, so a thin one that gets
-/// the same number takes it off again.
-fn settle_discards(number: u32, allocation: Allocation) -> Result<(), HostError> {
-    let path = sysfs(number, "queue/discard_max_bytes");
-    let now = read_number(&path);
-    match allocation {
-        Allocation::Thick if now == Some(0) => Ok(()),
-        Allocation::Thick => {
-            let written = write_number(&path, 0);
-            if read_number(&path) == Some(0) {
-                return Ok(());
-            }
-            let why = written
-                .err()
-                .map_or_else(String::new, |e| format!(" ({e})"));
-            Err(HostError::Unsupported {
-                what: format!(
-                    "discards of {} cannot be switched off{why}",
-                    loop_path(number).display()
-                ),
-                remedy: "sysfs is not writable: mount the host's /sys read-write into the driver",
-            })
-        }
-        Allocation::Thin => {
-            let most = read_number(&sysfs(number, "queue/discard_max_hw_bytes"));
-            if let (Some(0), Some(most @ 1..)) = (now, most)
-                && let Err(error) = write_number(&path, most)
-            {
-                tracing::warn!(number, %error, "a thin volume will not give blocks back");
-            }
-            Ok(())
-        }
+/// The device takes no discards although it could.
+fn refuses_discards(number: u32) -> bool {
+    let at = |name| read_number(&sysfs(number, name));
+    at("queue/discard_max_bytes") == Some(0)
+        && at("queue/discard_max_hw_bytes").is_some_and(|most| most > 0)
+}
+
+/// Switching discards off outlives the attachment, and the kernel does not switch them on again (with none allowed
+/// their granularity is 0, of which nothing else is a multiple). So a thin image gets a device that is made anew.
+fn renew_if_spoilt(control: &File, number: u32, allocation: Allocation) {
+    if allocation == Allocation::Thin
+        && refuses_discards(number)
+        && let Err(error) = sys::loop_renew(control.as_fd(), number)
+    {
+        tracing::debug!(number, %error, "cannot make a free loop device anew");
     }
+}
+
+/// A thick image's device must not hand blocks back.
+fn settle_discards(number: u32, allocation: Allocation) -> Result<(), HostError> {
+    if allocation == Allocation::Thin {
+        if refuses_discards(number) {
+            tracing::warn!(number, "a thin image will not give blocks back");
+        }
+        return Ok(());
+    }
+    let path = sysfs(number, "queue/discard_max_bytes");
+    if read_number(&path) == Some(0) {
+        return Ok(());
+    }
+    let written = write_number(&path, 0);
+    if read_number(&path) == Some(0) {
+        return Ok(());
+    }
+    let why = written
+        .err()
+        .map_or_else(String::new, |e| format!(" ({e})"));
+    let device = loop_path(number);
+    Err(HostError::Unsupported {
+        what: format!(
+            "discards of {} cannot be switched off{why}",
+            device.display()
+        ),
+        remedy: "sysfs is not writable: mount the host's /sys read-write into the driver",
+    })
 }

@@ -24,7 +24,8 @@ use crate::host::{
 };
 use crate::volume::MountAttributes;
 
-const MOUNT_INFO: &str = "/proc/self/mountinfo";
+// Not /proc/self: a mount namespace belongs to a thread, and that one shows the main thread's.
+const MOUNT_INFO: &str = "/proc/thread-self/mountinfo";
 
 pub(super) fn read_table() -> Result<MountTable, HostError> {
     let text = std::fs::read(MOUNT_INFO).map_err(|e| HostError::call("read", MOUNT_INFO, e))?;

@@ -150,6 +150,8 @@ mod raw {
     nix::ioctl_read_bad!(loop_get_status64, 0x4C05, LoopInfo);
     nix::ioctl_none_bad!(loop_set_capacity, 0x4C07);
     nix::ioctl_write_ptr_bad!(loop_configure, 0x4C0A, LoopConfig);
+    nix::ioctl_write_int_bad!(loop_ctl_add, 0x4C80);
+    nix::ioctl_write_int_bad!(loop_ctl_remove, 0x4C81);
     nix::ioctl_none_bad!(loop_ctl_get_free, 0x4C82);
     // The header says size_t and int or long, the kernel moves 64 and 32 bits.
     nix::ioctl_read_bad!(
@@ -303,6 +305,15 @@ pub(super) fn loop_get_free(control: BorrowedFd<'_>) -> nix::Result<u32> {
     // SAFETY: takes no argument.
     let number = unsafe { raw::loop_ctl_get_free(control.as_raw_fd()) }?;
     u32::try_from(number).map_err(|_overflow| Errno::ENODEV)
+}
+
+/// Makes a free loop device anew, with the settings of a new one; one in use answers EBUSY and stays.
+pub(super) fn loop_renew(control: BorrowedFd<'_>, number: u32) -> nix::Result<()> {
+    let number = i32::try_from(number).map_err(|_overflow| Errno::ENODEV)?;
+    // SAFETY: takes a plain number.
+    unsafe { raw::loop_ctl_remove(control.as_raw_fd(), number) }?;
+    // SAFETY: takes a plain number.
+    unsafe { raw::loop_ctl_add(control.as_raw_fd(), number) }.map(drop)
 }
 
 /// Gives a loop device its backing file, and all settings at once.
