@@ -1,6 +1,10 @@
 //! What the tests that need root share: a mount namespace of their own, a temporary directory, and the check that
 //! nothing is left behind. Other programs use loop devices at the same time, so every check looks at files of this
 //! test only.
+#![expect(
+    clippy::expect_used,
+    reason = "helpers of tests; clippy knows functions marked as tests only"
+)]
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsFd;
