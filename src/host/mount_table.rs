@@ -26,6 +26,12 @@ impl fmt::Display for DeviceNumber {
 }
 
 impl DeviceNumber {
+    /// The number in a `st_dev` or `st_rdev`.
+    #[must_use]
+    pub fn of_stat(device: libc::dev_t) -> Self {
+        Self { major: libc::major(device), minor: libc::minor(device) }
+    }
+
     /// The number of a loop device.
     #[must_use]
     pub const fn of_loop(number: u32) -> Self {

@@ -368,6 +368,27 @@ impl Parameters {
         Ok(parsed)
     }
 
+    /// The parameters with defaults filled in, as a record keeps them: without those that can be changed later and
+    /// without Kubernetes' own.
+    #[must_use]
+    pub fn normalised(&self) -> BTreeMap<String, String> {
+        let mkfs_options: Vec<String> = self.mkfs_options.iter().map(ToString::to_string).collect();
+        BTreeMap::from(
+            [
+                ("backend", self.backend.to_string()),
+                ("pool", self.pool.to_string()),
+                ("quota", self.quota.to_string()),
+                ("allocation", self.allocation.to_string()),
+                ("directIO", self.direct_io.to_string()),
+                ("mkfsOptions", mkfs_options.join(" ")),
+                ("mode", format!("{:04o}", self.mode)),
+                ("uid", self.uid.to_string()),
+                ("gid", self.gid.to_string()),
+            ]
+            .map(|(name, value)| (name.to_owned(), value)),
+        )
+    }
+
     fn check_combinations(&self) -> Result<(), ParameterError> {
         if self.backend == Backend::Hostpath {
             if self.allocation == Allocation::Thick {
