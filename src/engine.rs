@@ -17,6 +17,7 @@ mod error;
 mod expand;
 mod list;
 mod observe;
+pub mod offline;
 pub mod plan;
 mod pools;
 mod publish;
@@ -84,13 +85,13 @@ impl Located {
 }
 
 impl Engine {
-    /// Opens what can be opened. A pool that cannot be is reported for that pool; it is tried again when it is asked for.
+    /// Reads the root directory. Pools are opened when they are first asked for, or by [`Engine::retry_pool`].
     ///
     /// # Errors
     /// Only the root directory itself.
-    pub fn start(config: EngineConfig, host: Arc<dyn Host>) -> Result<Self, StoreError> {
+    pub fn new(config: EngineConfig, host: Arc<dyn Host>) -> Result<Self, StoreError> {
         let state = Arc::new(StateDir::open(&config.root_dir)?);
-        let pools = Pools::start(&config, Arc::clone(&host), Arc::clone(&state));
+        let pools = Pools::new(&config, Arc::clone(&host), Arc::clone(&state));
         Ok(Self { host, pools, state, topology: config.topology })
     }
 
@@ -100,9 +101,16 @@ impl Engine {
         self.pools.is_ready()
     }
 
-    /// Tries again to open what is away.
-    pub fn retry_pools(&self) {
-        self.pools.retry();
+    /// The names of the configured pools.
+    #[must_use]
+    pub fn pool_names(&self) -> Vec<String> {
+        self.pools.names().map(str::to_owned).collect()
+    }
+
+    /// Opens a pool if it is away, and has another try at its trash. A pool that cannot be opened is reported by
+    /// [`Engine::pool_reports`] and harms no other.
+    pub fn retry_pool(&self, name: &str) {
+        self.pools.retry(name);
     }
 
     /// What there is to say of each pool.

@@ -29,6 +29,7 @@ mod pool;
 mod record;
 mod remove;
 mod state;
+mod view;
 
 pub use error::StoreError;
 pub use index::{Charges, Entry};
@@ -36,6 +37,7 @@ pub use marker::{Marker, PoolLook};
 pub use pool::{Grave, Incoming, Pool, VolumeDir};
 pub use record::{Record, Request, Resolved, Volume};
 pub use state::{PoolLock, StateDir};
+pub use view::PoolView;
 
 /// The name of a hostpath volume's directory within the volume.
 pub const DATA: &str = "data";

@@ -1,7 +1,7 @@
 //! Listing and single look-ups.
 
 use super::{Engine, EngineError};
-use crate::store::{Entry, StoreError, Volume};
+use crate::store::{Entry, Volume};
 use crate::volume::{ByteSize, VolumeCapability, VolumeId};
 
 /// A volume in a listing.
@@ -64,20 +64,5 @@ impl Engine {
         let volume = self.get(id)?;
         let refusal = capabilities.iter().find_map(|capability| super::stage::check_capability(&volume, capability).err());
         Ok(refusal.map(|error| error.to_string()))
-    }
-
-    /// Records that a volume whose pool is away is given up, so that its deletion succeeds.
-    ///
-    /// # Errors
-    /// Its pool is here (then it can be deleted), or a system call failed.
-    pub fn forget(&self, id: &VolumeId) -> Result<(), EngineError> {
-        match self.pools.by_tag(&id.pool) {
-            Ok(pool) => Err(EngineError::Precondition(format!(
-                "the pool {} of volume {id} is here; delete the volume instead",
-                pool.name
-            ))),
-            Err(EngineError::Away(_)) => self.state.forget(id).map_err(|error: StoreError| error.into()),
-            Err(error) => Err(error),
-        }
     }
 }

@@ -168,7 +168,7 @@ impl Slot {
 }
 
 impl Pools {
-    pub(super) fn start(config: &EngineConfig, host: Arc<dyn Host>, state: Arc<StateDir>) -> Self {
+    pub(super) fn new(config: &EngineConfig, host: Arc<dyn Host>, state: Arc<StateDir>) -> Self {
         let slot = |config: &PoolConfig| Slot {
             config: config.clone(),
             state: Mutex::new(State::Waiting("not opened yet".to_owned())),
@@ -177,20 +177,17 @@ impl Pools {
         let system = ["/", "/var/lib/containerd", "/var/lib/containers", "/var/lib/docker"];
         let mut system_paths: Vec<PathBuf> = system.iter().map(PathBuf::from).collect();
         system_paths.push(config.kubelet_dir.clone());
-        let pools = Self {
-            slots: config.pools.iter().map(slot).collect(),
-            host,
-            state,
-            init: config.init_pools,
-            system_paths,
-        };
-        pools.retry();
-        pools
+        Self { slots: config.pools.iter().map(slot).collect(), host, state, init: config.init_pools, system_paths }
     }
 
-    pub(super) fn retry(&self) {
-        for slot in &self.slots {
-            // Its failure is kept as the state of the pool. Trash that could not be emptied is tried again as well.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.slots.iter().map(|slot| slot.config.name.as_str())
+    }
+
+    /// Opens a pool if it is away, and has another try at its trash.
+    pub(super) fn retry(&self, name: &str) {
+        for slot in self.slots.iter().filter(|slot| slot.config.name == name) {
+            // A failure is kept as the state of the pool.
             if let Ok(pool) = self.refresh(slot) {
                 reaper::wake(&pool, &self.host);
             }

@@ -104,16 +104,23 @@ impl Pool {
         marker::init(path, marker)
     }
 
+    /// Gives a pool another identity; answers the old one.
+    ///
+    /// # Errors
+    /// It is no pool, or a daemon has it open.
+    pub fn replace_uuid(path: &Path, uuid: &PoolUuid) -> Result<PoolUuid, StoreError> {
+        let (root, marker) = lock(path)?;
+        let new = Marker { uuid: uuid.clone(), name: marker.name };
+        marker::write(root.as_fd(), &new)?;
+        Ok(marker.uuid)
+    }
+
     /// Opens a pool for writing, removes what was not born, and reads every record.
     ///
     /// # Errors
     /// It is no pool, another daemon has it, or a system call failed. A damaged record is not an error.
     pub fn open(path: &Path, host: &dyn Host) -> Result<Self, StoreError> {
-        let absent = || StoreError::io("open the pool", path, nix::errno::Errno::ENOENT);
-        let fd = marker::open_path(path)?.ok_or_else(absent)?;
-        let marker = marker::read(fd.as_fd())?.ok_or_else(absent)?;
-        let root = Flock::lock(fd, FlockArg::LockExclusiveNonblock)
-            .map_err(|(_, _)| StoreError::Locked { path: path.to_owned() })?;
+        let (root, marker) = lock(path)?;
         let directories = Directories::open(root.as_fd())?;
         let pool = Self { path: path.to_owned(), marker, root, directories, index: Mutex::default() };
         pool.wipe_incoming(host)?;
@@ -296,11 +303,23 @@ impl Pool {
     }
 }
 
+/// Takes the exclusive lock on a pool's directory and reads its marker.
+fn lock(path: &Path) -> Result<(Flock<OwnedFd>, Marker), StoreError> {
+    let absent = || StoreError::io("open the pool", path, nix::errno::Errno::ENOENT);
+    let fd = marker::open_path(path)?.ok_or_else(absent)?;
+    let marker = marker::read(fd.as_fd())?.ok_or_else(absent)?;
+    match Flock::lock(fd, FlockArg::LockExclusiveNonblock) {
+        Ok(root) => Ok((root, marker)),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(StoreError::Locked { path: path.to_owned() }),
+        Err((_, e)) => Err(StoreError::io("lock", path, e)),
+    }
+}
+
 fn whole(record: &Record) -> Entry {
     Entry::Whole { generation: record.volume.generation.clone(), size: record.volume.size }
 }
 
-fn read_record(volume: BorrowedFd<'_>, key: &Key) -> Result<Record, StoreError> {
+pub(super) fn read_record(volume: BorrowedFd<'_>, key: &Key) -> Result<Record, StoreError> {
     match dir::read_file(volume, RECORD)? {
         Some(content) => Record::parse(key, &content),
         None => Err(StoreError::Damaged {
