@@ -23,7 +23,10 @@ pub fn init(format: LogFormat) -> Result<(), Box<dyn std::error::Error + Send + 
         Ok(filter) => EnvFilter::try_new(filter)?,
         Err(_) => EnvFilter::new("info"),
     };
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false);
     match format {
         LogFormat::Text => lines.try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),

@@ -50,12 +50,21 @@ pub(super) fn run(command: &PoolCommand) -> Result<(), Failure> {
     match command {
         PoolCommand::Init(args) => {
             let uuid = offline::init_pool(&args.path, &args.name)?;
-            writeln!(std::io::stdout(), "pool {} ({uuid}) made in {}", args.name, args.path.display())?;
+            writeln!(
+                std::io::stdout(),
+                "pool {} ({uuid}) made in {}",
+                args.name,
+                args.path.display()
+            )?;
             Ok(())
         }
         PoolCommand::NewUuid(args) => {
             let (old, new) = offline::new_uuid(&args.path)?;
-            writeln!(std::io::stdout(), "pool {old} in {} is now {new}", args.path.display())?;
+            writeln!(
+                std::io::stdout(),
+                "pool {old} in {} is now {new}",
+                args.path.display()
+            )?;
             Ok(())
         }
         PoolCommand::List(args) => list(args),
@@ -63,7 +72,8 @@ pub(super) fn run(command: &PoolCommand) -> Result<(), Failure> {
 }
 
 fn list(args: &ListArgs) -> Result<(), Failure> {
-    let size = |size: Option<ByteSize>| size.map_or_else(|| "-".to_owned(), |size| size.to_string());
+    let size =
+        |size: Option<ByteSize>| size.map_or_else(|| "-".to_owned(), |size| size.to_string());
     let pools = offline::pools(&args.pools.pools()?);
     if args.output == Output::Json {
         let pools = pools.iter().map(|pool| {
@@ -96,6 +106,15 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
             ]
         })
         .collect();
-    let heading = ["NAME", "PATH", "STATE", "VOLUMES", "DAMAGED", "PROMISED", "AVAILABLE", "TOTAL"];
+    let heading = [
+        "NAME",
+        "PATH",
+        "STATE",
+        "VOLUMES",
+        "DAMAGED",
+        "PROMISED",
+        "AVAILABLE",
+        "TOTAL",
+    ];
     Ok(table::print(&heading, &rows)?)
 }

@@ -41,7 +41,11 @@ pub(super) fn run(command: &VolumeCommand) -> Result<(), Failure> {
         VolumeCommand::List(args) => list(args),
         VolumeCommand::Forget(args) => {
             offline::forget(&args.pools.root_dir, &args.pools.pools()?, &args.id)?;
-            writeln!(std::io::stdout(), "volume {} is given up: its deletion now succeeds without its pool", args.id)?;
+            writeln!(
+                std::io::stdout(),
+                "volume {} is given up: its deletion now succeeds without its pool",
+                args.id
+            )?;
             Ok(())
         }
     }
@@ -74,7 +78,10 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
         .iter()
         .map(|volume| match &volume.record {
             Ok(record) => vec![
-                volume.id.as_ref().map_or_else(String::new, ToString::to_string),
+                volume
+                    .id
+                    .as_ref()
+                    .map_or_else(String::new, ToString::to_string),
                 record.name.escape_default().to_string(),
                 volume.pool.clone(),
                 record.resolved.backend().to_string(),
@@ -91,5 +98,8 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
             ],
         })
         .collect();
-    Ok(table::print(&["ID", "NAME", "POOL", "BACKEND", "SIZE", "STATE"], &rows)?)
+    Ok(table::print(
+        &["ID", "NAME", "POOL", "BACKEND", "SIZE", "STATE"],
+        &rows,
+    )?)
 }

@@ -43,25 +43,27 @@ pub(super) const NODE_RPCS: [NodeRpc; 4] = [
 
 pub(super) fn controller(features: Features) -> Vec<ControllerServiceCapability> {
     let wrap = |rpc: ControllerRpc| ControllerServiceCapability {
-        r#type: Some(controller_service_capability::Type::Rpc(controller_service_capability::Rpc {
-            r#type: rpc.into(),
-        })),
+        r#type: Some(controller_service_capability::Type::Rpc(
+            controller_service_capability::Rpc { r#type: rpc.into() },
+        )),
     };
     controller_rpcs(features).into_iter().map(wrap).collect()
 }
 
 pub(super) fn node() -> Vec<NodeServiceCapability> {
     let wrap = |rpc: NodeRpc| NodeServiceCapability {
-        r#type: Some(node_service_capability::Type::Rpc(node_service_capability::Rpc {
-            r#type: rpc.into(),
-        })),
+        r#type: Some(node_service_capability::Type::Rpc(
+            node_service_capability::Rpc { r#type: rpc.into() },
+        )),
     };
     NODE_RPCS.into_iter().map(wrap).collect()
 }
 
 pub(super) fn plugin() -> Vec<PluginCapability> {
     let service = |service: PluginService| PluginCapability {
-        r#type: Some(plugin_capability::Type::Service(Service { r#type: service.into() })),
+        r#type: Some(plugin_capability::Type::Service(Service {
+            r#type: service.into(),
+        })),
     };
     let expansion = PluginCapability {
         // Also while it is published, which includes when it is not.

@@ -51,8 +51,13 @@ impl controller_server::Controller for Controller {
         rpc::logged("CreateVolume", &request.name, async {
             let spec = request::create(&request)?;
             let (engine, key) = (Arc::clone(&self.engine), spec.key.to_string());
-            let created = self.jobs.change(&key, "", move || engine.create(&spec)).await?;
-            Ok(CreateVolumeResponse { volume: Some(self.volume(&created.id, created.size)) })
+            let created = self
+                .jobs
+                .change(&key, "", move || engine.create(&spec))
+                .await?;
+            Ok(CreateVolumeResponse {
+                volume: Some(self.volume(&created.id, created.size)),
+            })
         })
         .await
     }
@@ -64,8 +69,14 @@ impl controller_server::Controller for Controller {
         let request = request.into_inner();
         rpc::logged("DeleteVolume", &request.volume_id, async {
             if let Some(id) = request::volume_id_or_unknown(&request.volume_id)? {
-                let (engine, key, lane) = (Arc::clone(&self.engine), id.key.to_string(), id.pool.to_string());
-                self.jobs.change(&key, &lane, move || engine.delete(&id)).await?;
+                let (engine, key, lane) = (
+                    Arc::clone(&self.engine),
+                    id.key.to_string(),
+                    id.pool.to_string(),
+                );
+                self.jobs
+                    .change(&key, &lane, move || engine.delete(&id))
+                    .await?;
             }
             Ok(DeleteVolumeResponse {})
         })
@@ -82,9 +93,15 @@ impl controller_server::Controller for Controller {
             let capabilities = request::capabilities(&request.volume_capabilities)?;
             let id = request::volume_id(&request.volume_id)?;
             let (engine, lane) = (Arc::clone(&self.engine), id.pool.to_string());
-            let refusal = self.jobs.read(&lane, move || engine.validate(&id, &capabilities)).await?;
+            let refusal = self
+                .jobs
+                .read(&lane, move || engine.validate(&id, &capabilities))
+                .await?;
             Ok(match refusal {
-                Some(message) => ValidateVolumeCapabilitiesResponse { confirmed: None, message },
+                Some(message) => ValidateVolumeCapabilitiesResponse {
+                    confirmed: None,
+                    message,
+                },
                 None => ValidateVolumeCapabilitiesResponse {
                     confirmed: Some(Confirmed {
                         volume_context: request.volume_context,
@@ -110,13 +127,17 @@ impl controller_server::Controller for Controller {
                 Ok(0) => u32::MAX,
                 Ok(most) => most,
             };
-            let after = (!request.starting_token.is_empty()).then(|| request.starting_token.parse::<VolumeId>());
+            let after = (!request.starting_token.is_empty())
+                .then(|| request.starting_token.parse::<VolumeId>());
             let after = after.transpose().map_err(|_foreign| {
                 Status::aborted("starting_token is not from this driver; list again from the start")
             })?;
             let engine = Arc::clone(&self.engine);
             let count = usize::try_from(most).unwrap_or(usize::MAX);
-            let (listed, more) = self.jobs.read("", move || Ok(engine.list(after.as_ref(), count))).await?;
+            let (listed, more) = self
+                .jobs
+                .read("", move || Ok(engine.list(after.as_ref(), count)))
+                .await?;
             let last = listed.last().map(|volume| volume.id.to_string());
             let entries = listed.iter().map(|volume| list_volumes_response::Entry {
                 volume: Some(self.volume(&volume.id, volume.size)),
@@ -137,7 +158,8 @@ impl controller_server::Controller for Controller {
         let request = request.into_inner();
         rpc::logged("ControllerGetVolume", &request.volume_id, async {
             let id = request::volume_id(&request.volume_id)?;
-            let (engine, lane, wanted) = (Arc::clone(&self.engine), id.pool.to_string(), id.clone());
+            let (engine, lane, wanted) =
+                (Arc::clone(&self.engine), id.pool.to_string(), id.clone());
             let volume = self.jobs.read(&lane, move || engine.get(&wanted)).await?;
             Ok(ControllerGetVolumeResponse {
                 volume: Some(self.volume(&id, volume.size)),
@@ -169,7 +191,9 @@ impl controller_server::Controller for Controller {
         &self,
         _request: Request<ControllerGetCapabilitiesRequest>,
     ) -> Result<Response<ControllerGetCapabilitiesResponse>, Status> {
-        let reply = ControllerGetCapabilitiesResponse { capabilities: capability::controller(self.features) };
+        let reply = ControllerGetCapabilitiesResponse {
+            capabilities: capability::controller(self.features),
+        };
         rpc::logged("ControllerGetCapabilities", "", async { Ok(reply) }).await
     }
 
@@ -180,7 +204,9 @@ impl controller_server::Controller for Controller {
         let request = request.into_inner();
         rpc::logged("ControllerExpandVolume", &request.volume_id, async {
             if !self.features.controller_expand {
-                return Err(Status::unimplemented("this driver runs with --controller-expand=off; the node expands"));
+                return Err(Status::unimplemented(
+                    "this driver runs with --controller-expand=off; the node expands",
+                ));
             }
             request::any_volume_id(&request.volume_id)?;
             if request.capacity_range.is_none() {
@@ -188,8 +214,15 @@ impl controller_server::Controller for Controller {
             }
             let range = request::capacity_range(request.capacity_range.as_ref())?;
             let id = request::volume_id(&request.volume_id)?;
-            let (engine, key, lane) = (Arc::clone(&self.engine), id.key.to_string(), id.pool.to_string());
-            let expanded = self.jobs.change(&key, &lane, move || engine.expand(&id, range)).await?;
+            let (engine, key, lane) = (
+                Arc::clone(&self.engine),
+                id.key.to_string(),
+                id.pool.to_string(),
+            );
+            let expanded = self
+                .jobs
+                .change(&key, &lane, move || engine.expand(&id, range))
+                .await?;
             Ok(ControllerExpandVolumeResponse {
                 capacity_bytes: expanded.size.as_i64(),
                 node_expansion_required: expanded.node_expansion_required,

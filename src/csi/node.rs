@@ -10,8 +10,7 @@ use super::proto::{
     NodeGetVolumeStatsRequest, NodeGetVolumeStatsResponse, NodePublishVolumeRequest,
     NodePublishVolumeResponse, NodeStageVolumeRequest, NodeStageVolumeResponse,
     NodeUnpublishVolumeRequest, NodeUnpublishVolumeResponse, NodeUnstageVolumeRequest,
-    NodeUnstageVolumeResponse, Topology, VolumeUsage, node_server,
-    volume_usage::Unit,
+    NodeUnstageVolumeResponse, Topology, VolumeUsage, node_server, volume_usage::Unit,
 };
 use super::{Jobs, capability, request, rpc};
 use crate::engine::{self, Engine};
@@ -46,11 +45,19 @@ fn usages(volume: engine::VolumeUsage) -> Vec<VolumeUsage> {
     match volume {
         engine::VolumeUsage::Mounted { bytes, inodes } => {
             let inodes = inodes.map(|inodes| usage(Unit::Inodes, inodes));
-            [Some(usage(Unit::Bytes, bytes)), inodes].into_iter().flatten().collect()
+            [Some(usage(Unit::Bytes, bytes)), inodes]
+                .into_iter()
+                .flatten()
+                .collect()
         }
         engine::VolumeUsage::Device { total } => {
             let total = total.as_i64();
-            vec![VolumeUsage { unit: Unit::Bytes.into(), total, used: 0, available: 0 }]
+            vec![VolumeUsage {
+                unit: Unit::Bytes.into(),
+                total,
+                used: 0,
+                available: 0,
+            }]
         }
     }
 }
@@ -66,7 +73,9 @@ impl node_server::Node for Node {
             let stage = request::stage(&request)?;
             let engine = Arc::clone(&self.engine);
             let (key, lane) = (stage.id.key.to_string(), stage.id.pool.to_string());
-            self.jobs.change(&key, &lane, move || engine.stage(&stage)).await?;
+            self.jobs
+                .change(&key, &lane, move || engine.stage(&stage))
+                .await?;
             Ok(NodeStageVolumeResponse {})
         })
         .await
@@ -81,7 +90,9 @@ impl node_server::Node for Node {
             let id = request::any_volume_id(&request.volume_id)?.to_owned();
             let path = request::path("staging_target_path", &request.staging_target_path)?;
             let (engine, (key, lane)) = (Arc::clone(&self.engine), key_and_lane(&id));
-            self.jobs.change(&key, &lane, move || engine.unstage(&id, &path)).await?;
+            self.jobs
+                .change(&key, &lane, move || engine.unstage(&id, &path))
+                .await?;
             Ok(NodeUnstageVolumeResponse {})
         })
         .await
@@ -96,7 +107,9 @@ impl node_server::Node for Node {
             let publish = request::publish(&request)?;
             let engine = Arc::clone(&self.engine);
             let (key, lane) = (publish.id.key.to_string(), publish.id.pool.to_string());
-            self.jobs.change(&key, &lane, move || engine.publish(&publish)).await?;
+            self.jobs
+                .change(&key, &lane, move || engine.publish(&publish))
+                .await?;
             Ok(NodePublishVolumeResponse {})
         })
         .await
@@ -111,7 +124,9 @@ impl node_server::Node for Node {
             let id = request::any_volume_id(&request.volume_id)?;
             let path = request::path("target_path", &request.target_path)?;
             let (engine, (key, lane)) = (Arc::clone(&self.engine), key_and_lane(id));
-            self.jobs.change(&key, &lane, move || engine.unpublish(&path)).await?;
+            self.jobs
+                .change(&key, &lane, move || engine.unpublish(&path))
+                .await?;
             Ok(NodeUnpublishVolumeResponse {})
         })
         .await
@@ -127,8 +142,13 @@ impl node_server::Node for Node {
             let path = request::path("volume_path", &request.volume_path)?;
             let id = request::volume_id(&request.volume_id)?;
             let (engine, lane) = (Arc::clone(&self.engine), id.pool.to_string());
-            let usage = self.jobs.read(&lane, move || engine.stats(&id, &path)).await?;
-            Ok(NodeGetVolumeStatsResponse { usage: usages(usage) })
+            let usage = self
+                .jobs
+                .read(&lane, move || engine.stats(&id, &path))
+                .await?;
+            Ok(NodeGetVolumeStatsResponse {
+                usage: usages(usage),
+            })
         })
         .await
     }
@@ -146,9 +166,18 @@ impl node_server::Node for Node {
                 request::capability(request.volume_capability.as_ref())?;
             }
             let id = request::volume_id(&request.volume_id)?;
-            let (engine, key, lane) = (Arc::clone(&self.engine), id.key.to_string(), id.pool.to_string());
-            let size = self.jobs.change(&key, &lane, move || engine.node_expand(&id, &path, range)).await?;
-            Ok(NodeExpandVolumeResponse { capacity_bytes: size.as_i64() })
+            let (engine, key, lane) = (
+                Arc::clone(&self.engine),
+                id.key.to_string(),
+                id.pool.to_string(),
+            );
+            let size = self
+                .jobs
+                .change(&key, &lane, move || engine.node_expand(&id, &path, range))
+                .await?;
+            Ok(NodeExpandVolumeResponse {
+                capacity_bytes: size.as_i64(),
+            })
         })
         .await
     }
@@ -157,7 +186,9 @@ impl node_server::Node for Node {
         &self,
         _request: Request<NodeGetCapabilitiesRequest>,
     ) -> Result<Response<NodeGetCapabilitiesResponse>, Status> {
-        let reply = NodeGetCapabilitiesResponse { capabilities: capability::node() };
+        let reply = NodeGetCapabilitiesResponse {
+            capabilities: capability::node(),
+        };
         rpc::logged("NodeGetCapabilities", "", async { Ok(reply) }).await
     }
 

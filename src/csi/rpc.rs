@@ -28,13 +28,17 @@ impl Line<'_> {
 }
 
 fn is_quiet(method: &str) -> bool {
-    matches!(method, "Probe" | "NodeGetVolumeStats" | "GetCapacity") || method.ends_with("Capabilities")
+    matches!(method, "Probe" | "NodeGetVolumeStats" | "GetCapacity")
+        || method.ends_with("Capabilities")
 }
 
 impl Drop for Line<'_> {
     fn drop(&mut self) {
         if !self.done {
-            self.write(Code::Cancelled, "the caller has gone; the work goes on until it is done");
+            self.write(
+                Code::Cancelled,
+                "the caller has gone; the work goes on until it is done",
+            );
         }
     }
 }
@@ -46,7 +50,12 @@ pub(super) async fn logged<T>(
     work: impl Future<Output = Result<T, Status>>,
 ) -> Result<Response<T>, Status> {
     let volume: String = volume.chars().take(128).collect();
-    let mut line = Line { method, volume: &volume, start: Instant::now(), done: false };
+    let mut line = Line {
+        method,
+        volume: &volume,
+        start: Instant::now(),
+        done: false,
+    };
     let result = work.await;
     line.done = true;
     match &result {

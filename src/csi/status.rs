@@ -20,17 +20,61 @@ pub struct CodeHelp {
 
 /// The table as it is printed in SEMANTICS.md.
 pub const CODES: [CodeHelp; 11] = [
-    CodeHelp { error: "Invalid", code: Code::InvalidArgument, meaning: "the request can never succeed; the sidecars give up until it changes" },
-    CodeHelp { error: "NotFound", code: Code::NotFound, meaning: "no such volume, or the path is not one of its mounts" },
-    CodeHelp { error: "Conflict", code: Code::AlreadyExists, meaning: "the name or path holds something else" },
-    CodeHelp { error: "Precondition", code: Code::FailedPrecondition, meaning: "the volume is in use or not prepared; retried after that has changed" },
-    CodeHelp { error: "Size", code: Code::OutOfRange, meaning: "the size cannot be; a claim's request can be lowered again" },
-    CodeHelp { error: "NoSpace", code: Code::ResourceExhausted, meaning: "no room on this node; the scheduler tries another one" },
-    CodeHelp { error: "Away", code: Code::Unavailable, meaning: "the pool is not here now; retried, and nothing is taken as deleted" },
-    CodeHelp { error: "Damaged", code: Code::Internal, meaning: "the record cannot be read; nothing is done to the volume" },
-    CodeHelp { error: "Host", code: Code::Internal, meaning: "the kernel or a program refused" },
-    CodeHelp { error: "Store", code: Code::Internal, meaning: "the pool's filesystem refused" },
-    CodeHelp { error: "Undo", code: Code::Internal, meaning: "as its cause, with the failed undo told beside it" },
+    CodeHelp {
+        error: "Invalid",
+        code: Code::InvalidArgument,
+        meaning: "the request can never succeed; the sidecars give up until it changes",
+    },
+    CodeHelp {
+        error: "NotFound",
+        code: Code::NotFound,
+        meaning: "no such volume, or the path is not one of its mounts",
+    },
+    CodeHelp {
+        error: "Conflict",
+        code: Code::AlreadyExists,
+        meaning: "the name or path holds something else",
+    },
+    CodeHelp {
+        error: "Precondition",
+        code: Code::FailedPrecondition,
+        meaning: "the volume is in use or not prepared; retried after that has changed",
+    },
+    CodeHelp {
+        error: "Size",
+        code: Code::OutOfRange,
+        meaning: "the size cannot be; a claim's request can be lowered again",
+    },
+    CodeHelp {
+        error: "NoSpace",
+        code: Code::ResourceExhausted,
+        meaning: "no room on this node; the scheduler tries another one",
+    },
+    CodeHelp {
+        error: "Away",
+        code: Code::Unavailable,
+        meaning: "the pool is not here now; retried, and nothing is taken as deleted",
+    },
+    CodeHelp {
+        error: "Damaged",
+        code: Code::Internal,
+        meaning: "the record cannot be read; nothing is done to the volume",
+    },
+    CodeHelp {
+        error: "Host",
+        code: Code::Internal,
+        meaning: "the kernel or a program refused",
+    },
+    CodeHelp {
+        error: "Store",
+        code: Code::Internal,
+        meaning: "the pool's filesystem refused",
+    },
+    CodeHelp {
+        error: "Undo",
+        code: Code::Internal,
+        meaning: "as its cause, with the failed undo told beside it",
+    },
 ];
 
 /// The code of an error.
@@ -44,7 +88,9 @@ pub fn code_of(error: &EngineError) -> Code {
         EngineError::Size(_) => Code::OutOfRange,
         EngineError::NoSpace(_) => Code::ResourceExhausted,
         EngineError::Away(_) => Code::Unavailable,
-        EngineError::Damaged { .. } | EngineError::Host(_) | EngineError::Store(_) => Code::Internal,
+        EngineError::Damaged { .. } | EngineError::Host(_) | EngineError::Store(_) => {
+            Code::Internal
+        }
         EngineError::Undo { cause, .. } => code_of(cause),
     }
 }
@@ -71,10 +117,25 @@ mod tests {
             ("Size", EngineError::Size(text())),
             ("NoSpace", EngineError::NoSpace(text())),
             ("Away", EngineError::Away(text())),
-            ("Damaged", EngineError::Damaged { id: text(), source: store() }),
-            ("Host", HostError::call("open", "x", nix::errno::Errno::EIO).into()),
+            (
+                "Damaged",
+                EngineError::Damaged {
+                    id: text(),
+                    source: store(),
+                },
+            ),
+            (
+                "Host",
+                HostError::call("open", "x", nix::errno::Errno::EIO).into(),
+            ),
             ("Store", store().into()),
-            ("Undo", EngineError::Undo { cause: Box::new(EngineError::Store(store())), undo: text() }),
+            (
+                "Undo",
+                EngineError::Undo {
+                    cause: Box::new(EngineError::Store(store())),
+                    undo: text(),
+                },
+            ),
         ]
     }
 
@@ -92,7 +153,10 @@ mod tests {
     #[test]
     fn a_failed_undo_keeps_the_code_of_its_cause() {
         let cause = Box::new(EngineError::NoSpace("full".to_owned()));
-        let error = EngineError::Undo { cause, undo: "unmount /x: busy".to_owned() };
+        let error = EngineError::Undo {
+            cause,
+            undo: "unmount /x: busy".to_owned(),
+        };
         let status = status(&error);
         assert_eq!(status.code(), Code::ResourceExhausted);
         assert!(status.message().contains("full") && status.message().contains("busy"));
@@ -101,7 +165,10 @@ mod tests {
     #[test]
     fn no_finished_failure_looks_like_one_that_still_runs() {
         for row in CODES {
-            assert!(!matches!(row.code, Code::Aborted | Code::Cancelled | Code::DeadlineExceeded));
+            assert!(!matches!(
+                row.code,
+                Code::Aborted | Code::Cancelled | Code::DeadlineExceeded
+            ));
         }
     }
 }

@@ -55,7 +55,10 @@ fn missing(what: &str) -> EngineError {
 
 impl Progress {
     fn number(&self) -> Result<u32, EngineError> {
-        self.device.as_ref().map(|device| device.number).ok_or_else(|| missing("loop device"))
+        self.device
+            .as_ref()
+            .map(|device| device.number)
+            .ok_or_else(|| missing("loop device"))
     }
 
     /// Replaces the device that is kept open. The old one stays attached: it is mounted, staged, or below the new one.
@@ -100,12 +103,21 @@ impl Engine {
         result
     }
 
-    fn carry_out(&self, target: &Target<'_>, step: &Step, progress: &mut Progress) -> Result<(), EngineError> {
+    fn carry_out(
+        &self,
+        target: &Target<'_>,
+        step: &Step,
+        progress: &mut Progress,
+    ) -> Result<(), EngineError> {
         match step {
-            Step::MakeDirectory(path) => self.make_mount_point(path, MountPoint::Directory, progress),
+            Step::MakeDirectory(path) => {
+                self.make_mount_point(path, MountPoint::Directory, progress)
+            }
             Step::MakeFile(path) => self.make_mount_point(path, MountPoint::File, progress),
             Step::BindData(path, attributes) => {
-                let Data::Directory { fd, .. } = target.data else { return Err(missing("directory")) };
+                let Data::Directory { fd, .. } = target.data else {
+                    return Err(missing("directory"));
+                };
                 self.bind(BindSource::Fd(fd.as_fd()), path, *attributes, progress)
             }
             Step::BindStaged(path, attributes) => {
@@ -114,13 +126,21 @@ impl Engine {
             }
             Step::BindDevice(path) => {
                 let node = loop_path(progress.number()?);
-                self.bind(BindSource::Path(&node), path, MountAttributes::default(), progress)
+                self.bind(
+                    BindSource::Path(&node),
+                    path,
+                    MountAttributes::default(),
+                    progress,
+                )
             }
             Step::Hold(number) => {
                 progress.keep(self.host.hold(*number)?);
                 Ok(())
             }
-            Step::Attach { read_only, autoclear } => {
+            Step::Attach {
+                read_only,
+                autoclear,
+            } => {
                 let device = self.attach_image(target.located, *read_only, *autoclear)?;
                 if !autoclear {
                     progress.undo.push(Undo::Detach(device.number));
@@ -145,7 +165,12 @@ impl Engine {
         }
     }
 
-    fn make_mount_point(&self, path: &Path, kind: MountPoint, progress: &mut Progress) -> Result<(), EngineError> {
+    fn make_mount_point(
+        &self,
+        path: &Path,
+        kind: MountPoint,
+        progress: &mut Progress,
+    ) -> Result<(), EngineError> {
         let existed = self.host.node(path)?.is_some();
         self.host.make_mount_point(path, kind)?;
         if !existed {
@@ -168,16 +193,31 @@ impl Engine {
 
     /// Looks for a loop device on the image and sets one up if there is none, under a lock on the image: two on one
     /// image would destroy it.
-    fn attach_image(&self, located: &Located, read_only: bool, autoclear: bool) -> Result<AttachedLoop, EngineError> {
+    fn attach_image(
+        &self,
+        located: &Located,
+        read_only: bool,
+        autoclear: bool,
+    ) -> Result<AttachedLoop, EngineError> {
         let volume = located.volume();
-        let Resolved::Loop { sector, allocation, direct_io, .. } = volume.resolved else {
+        let Resolved::Loop {
+            sector,
+            allocation,
+            direct_io,
+            ..
+        } = volume.resolved
+        else {
             return Err(missing("image"));
         };
         let dir = located.pool.store.open_volume(&volume.key)?;
         // A descriptor of its own: the kernel keeps the one that it is given, and with it any lock on it.
-        let _lock = Flock::lock(dir.file(IMAGE)?, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| {
-            EngineError::Precondition(format!("the image of volume {} is locked by another process ({e})", located.id()))
-        })?;
+        let _lock =
+            Flock::lock(dir.file(IMAGE)?, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| {
+                EngineError::Precondition(format!(
+                    "the image of volume {} is locked by another process ({e})",
+                    located.id()
+                ))
+            })?;
         if let Some(other) = backend::loops_on(backend::identity(&dir)?, &*self.host)?.first() {
             return Err(EngineError::Precondition(format!(
                 "/dev/loop{} appeared on the image meanwhile; repeat the request",
@@ -185,8 +225,14 @@ impl Engine {
             )));
         }
         let label = located.id().to_string();
-        let options =
-            LoopOptions { label: &label, read_only, autoclear, direct_io, sector, allocation };
+        let options = LoopOptions {
+            label: &label,
+            read_only,
+            autoclear,
+            direct_io,
+            sector,
+            allocation,
+        };
         Ok(self.host.attach(dir.file(IMAGE)?.as_fd(), options)?)
     }
 
@@ -212,7 +258,11 @@ impl Engine {
     /// What is on the device is the filesystem of the record; it is repaired only when its superblock asks for that.
     fn check_filesystem(&self, located: &Located, number: u32) -> Result<(), EngineError> {
         let wanted = filesystem(located)?;
-        let file = located.pool.store.open_volume(&located.volume().key)?.file(IMAGE)?;
+        let file = located
+            .pool
+            .store
+            .open_volume(&located.volume().key)?
+            .file(IMAGE)?;
         match self.host.probe(file.as_fd())? {
             Some(signature) if signature.filesystem == wanted => {
                 if signature.has_errors {
@@ -230,15 +280,27 @@ impl Engine {
     }
 
     fn grow_mounted(&self, located: &Located, path: &Path) -> Result<(), EngineError> {
-        let entry = self.host.mounts()?.top_at(path).and_then(|entry| entry.mounted_loop());
-        let device: ByteSize = self.host.refresh_loop_size(entry.ok_or_else(|| missing("mount"))?)?;
+        let entry = self
+            .host
+            .mounts()?
+            .top_at(path)
+            .and_then(|entry| entry.mounted_loop());
+        let device: ByteSize = self
+            .host
+            .refresh_loop_size(entry.ok_or_else(|| missing("mount"))?)?;
         Ok(self.host.grow(filesystem(located)?, path, device)?)
     }
 }
 
 fn filesystem(located: &Located) -> Result<Filesystem, EngineError> {
     match located.volume().resolved {
-        Resolved::Loop { filesystem: Some(filesystem), .. } => Ok(filesystem),
-        Resolved::Loop { filesystem: None, .. } | Resolved::Hostpath => Err(missing("filesystem")),
+        Resolved::Loop {
+            filesystem: Some(filesystem),
+            ..
+        } => Ok(filesystem),
+        Resolved::Loop {
+            filesystem: None, ..
+        }
+        | Resolved::Hostpath => Err(missing("filesystem")),
     }
 }

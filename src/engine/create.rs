@@ -37,9 +37,14 @@ impl Engine {
     pub fn create(&self, spec: &CreateSpec) -> Result<Created, EngineError> {
         if let Some(existing) = self.find_by_name(spec)? {
             check_same(spec, existing.volume())?;
-            return Ok(Created { id: existing.id(), size: existing.volume().size, existed: true });
+            return Ok(Created {
+                id: existing.id(),
+                size: existing.volume().size,
+                existed: true,
+            });
         }
-        if !spec.requisite.is_empty() && !spec.requisite.iter().any(|term| self.is_accessible(term)) {
+        if !spec.requisite.is_empty() && !spec.requisite.iter().any(|term| self.is_accessible(term))
+        {
             return Err(EngineError::NoSpace(format!(
                 "none of the required topologies is this node's ({:?})",
                 self.topology
@@ -62,7 +67,11 @@ impl Engine {
                 // Reading it again says what is wrong with it.
                 Some(Entry::Damaged { .. }) => Generation::from_bits([0; 4]),
             };
-            let id = VolumeId { pool: pool.tag(), key: spec.key.clone(), generation };
+            let id = VolumeId {
+                pool: pool.tag(),
+                key: spec.key.clone(),
+                generation,
+            };
             return read(pool, &id).map(Some);
         }
         // The volume may exist in a pool that is away; making a second one would lose the first one's data.
@@ -92,13 +101,20 @@ impl Engine {
         match best {
             Some((_, pool)) => Ok(pool),
             None => Err(refusal.unwrap_or_else(|| {
-                EngineError::Away("no pool of this node is usable now; see the driver's log".to_owned())
+                EngineError::Away(
+                    "no pool of this node is usable now; see the driver's log".to_owned(),
+                )
             })),
         }
     }
 
     /// What the class asks for is possible on the pool's filesystem.
-    fn check_pool(&self, pool: &OpenPool, spec: &CreateSpec, resolved: Resolved) -> Result<(), EngineError> {
+    fn check_pool(
+        &self,
+        pool: &OpenPool,
+        spec: &CreateSpec,
+        resolved: Resolved,
+    ) -> Result<(), EngineError> {
         if spec.parameters.quota == Quota::Required {
             return Err(EngineError::Invalid(format!(
                 "parameter quota=required: pool {} cannot hold a directory to its size yet; use backend=loop, which always can",
@@ -123,47 +139,80 @@ impl Engine {
         )))
     }
 
-    fn make(&self, spec: &CreateSpec, plan: &Plan, pool: &OpenPool) -> Result<Created, EngineError> {
+    fn make(
+        &self,
+        spec: &CreateSpec,
+        plan: &Plan,
+        pool: &OpenPool,
+    ) -> Result<Created, EngineError> {
         let mut bits = [0; 4];
         random(&mut bits)?;
         let record = Record::new(Volume {
             key: spec.key.clone(),
             generation: Generation::from_bits(bits),
             name: spec.name.clone(),
-            created: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            created: jiff::Timestamp::now()
+                .strftime("%Y-%m-%dT%H:%M:%SZ")
+                .to_string(),
             request: request(spec),
             resolved: plan.resolved,
             size: plan.size,
             on_delete: spec.parameters.on_delete,
         });
         let full = |error: EngineError| out_of_space(error, plan.size, &pool.name);
-        let incoming = pool.store.begin(&spec.key, &*self.host).map_err(|e| full(e.into()))?;
+        let incoming = pool
+            .store
+            .begin(&spec.key, &*self.host)
+            .map_err(|e| full(e.into()))?;
         if let Err(error) = self.fill(incoming.dir(), spec, plan) {
             let error = full(error.into());
             return Err(match incoming.abandon(&*self.host) {
                 Ok(()) => error,
-                Err(undo) => {
-                    EngineError::Undo { cause: Box::new(error), undo: super::chain(&undo) }
-                }
+                Err(undo) => EngineError::Undo {
+                    cause: Box::new(error),
+                    undo: super::chain(&undo),
+                },
             });
         }
         incoming.commit(&record).map_err(|e| full(e.into()))?;
-        Ok(Created { id: record.volume.id(pool.tag()), size: plan.size, existed: false })
+        Ok(Created {
+            id: record.volume.id(pool.tag()),
+            size: plan.size,
+            existed: false,
+        })
     }
 
-    fn fill(&self, dir: &crate::store::VolumeDir, spec: &CreateSpec, plan: &Plan) -> Result<(), BackendError> {
+    fn fill(
+        &self,
+        dir: &crate::store::VolumeDir,
+        spec: &CreateSpec,
+        plan: &Plan,
+    ) -> Result<(), BackendError> {
         let parameters = &spec.parameters;
-        let root = RootOwner { mode: parameters.mode, uid: parameters.uid, gid: parameters.gid };
+        let root = RootOwner {
+            mode: parameters.mode,
+            uid: parameters.uid,
+            gid: parameters.gid,
+        };
         match plan.resolved {
             Resolved::Hostpath => backend::create_directory(dir, root, &*self.host),
-            Resolved::Loop { filesystem, sector, allocation, .. } => {
+            Resolved::Loop {
+                filesystem,
+                sector,
+                allocation,
+                ..
+            } => {
                 let recipe = |filesystem| FormatRecipe {
                     filesystem,
                     sector,
                     options: &parameters.mkfs_options,
                     root,
                 };
-                let image = ImageSpec { size: plan.size, allocation, format: filesystem.map(recipe) };
+                let image = ImageSpec {
+                    size: plan.size,
+                    allocation,
+                    format: filesystem.map(recipe),
+                };
                 backend::create_image(dir, &image, &*self.host)
             }
         }
@@ -195,15 +244,22 @@ fn out_of_space(error: EngineError, size: ByteSize, pool: &str) -> EngineError {
 
 /// The kernel said that there is no room.
 pub(super) fn is_full(error: &HostError) -> bool {
-    matches!(error.errno(), Some(nix::errno::Errno::ENOSPC | nix::errno::Errno::EDQUOT))
+    matches!(
+        error.errno(),
+        Some(nix::errno::Errno::ENOSPC | nix::errno::Errno::EDQUOT)
+    )
 }
 
 /// The filesystem that the request names, in its capabilities or its parameters.
 fn wanted_filesystem(spec: &CreateSpec) -> Result<Option<Filesystem>, EngineError> {
     let mut wanted = spec.parameters.filesystem;
     for capability in &spec.capabilities {
-        let AccessType::Mount { filesystem, .. } = &capability.access else { continue };
-        let Some(named) = loop_filesystem(filesystem)? else { continue };
+        let AccessType::Mount { filesystem, .. } = &capability.access else {
+            continue;
+        };
+        let Some(named) = loop_filesystem(filesystem)? else {
+            continue;
+        };
         if wanted.is_some_and(|other| other != named) {
             return Err(EngineError::Invalid(format!(
                 "the request asks for two filesystems, {named} and {}",
@@ -222,7 +278,9 @@ pub(super) fn loop_filesystem(name: &str) -> Result<Option<Filesystem>, EngineEr
     }
     Filesystem::from_word(name).map(Some).ok_or_else(|| {
         let name: String = name.chars().take(40).collect();
-        EngineError::Invalid(format!("fs_type {name:?} is not supported; supported are ext4, xfs and btrfs"))
+        EngineError::Invalid(format!(
+            "fs_type {name:?} is not supported; supported are ext4, xfs and btrfs"
+        ))
     })
 }
 
@@ -238,7 +296,11 @@ fn plan(spec: &CreateSpec) -> Result<Plan, EngineError> {
         }
         Backend::Hostpath => Resolved::Hostpath,
         Backend::Loop => Resolved::Loop {
-            filesystem: if block { None } else { Some(wanted_filesystem(spec)?.unwrap_or(Filesystem::Ext4)) },
+            filesystem: if block {
+                None
+            } else {
+                Some(wanted_filesystem(spec)?.unwrap_or(Filesystem::Ext4))
+            },
             // 4096 keeps direct I/O possible on every disk; a raw device shows what partition tables expect.
             sector: if block { 512 } else { 4096 },
             allocation: parameters.allocation,
@@ -257,12 +319,15 @@ fn plan(spec: &CreateSpec) -> Result<Plan, EngineError> {
 
 fn check_flags(spec: &CreateSpec, resolved: Resolved) -> Result<(), EngineError> {
     for capability in &spec.capabilities {
-        if let (AccessType::Mount { flags, .. }, false) = (&capability.access, resolved.is_block()) {
+        if let (AccessType::Mount { flags, .. }, false) = (&capability.access, resolved.is_block())
+        {
             let filesystem = match resolved {
                 Resolved::Hostpath => None,
                 Resolved::Loop { filesystem, .. } => filesystem,
             };
-            flags.check(filesystem).map_err(|e| EngineError::Invalid(e.to_string()))?;
+            flags
+                .check(filesystem)
+                .map_err(|e| EngineError::Invalid(e.to_string()))?;
         }
     }
     Ok(())
@@ -272,7 +337,9 @@ fn check_flags(spec: &CreateSpec, resolved: Resolved) -> Result<(), EngineError>
 pub(super) fn size_error(error: SizeError) -> EngineError {
     match error {
         SizeError::Negative { .. } => EngineError::Invalid(error.to_string()),
-        SizeError::Inverted { .. } | SizeError::NoneFits { .. } => EngineError::Size(error.to_string()),
+        SizeError::Inverted { .. } | SizeError::NoneFits { .. } => {
+            EngineError::Size(error.to_string())
+        }
     }
 }
 
@@ -305,18 +372,30 @@ fn check_same(spec: &CreateSpec, volume: &Volume) -> Result<(), EngineError> {
     }
     if volume.request.block != spec.is_block() {
         let word = |block| if block { "block" } else { "mount" };
-        return differs("access type", word(volume.request.block), word(spec.is_block()));
+        return differs(
+            "access type",
+            word(volume.request.block),
+            word(spec.is_block()),
+        );
     }
     for (name, asked) in spec.parameters.normalised() {
         // A record of an earlier release lacks parameters that came later.
-        if let Some(has) = volume.request.parameters.get(&name) && *has != asked {
+        if let Some(has) = volume.request.parameters.get(&name)
+            && *has != asked
+        {
             return differs(&format!("parameter {name}"), has, &asked);
         }
     }
     let asked = match (volume.resolved, spec.parameters.backend) {
-        (Resolved::Loop { filesystem: Some(has), .. }, Backend::Loop) => {
-            wanted_filesystem(spec)?.filter(|asked| *asked != has).map(|asked| (has, asked))
-        }
+        (
+            Resolved::Loop {
+                filesystem: Some(has),
+                ..
+            },
+            Backend::Loop,
+        ) => wanted_filesystem(spec)?
+            .filter(|asked| *asked != has)
+            .map(|asked| (has, asked)),
         (Resolved::Loop { .. } | Resolved::Hostpath, _) => None,
     };
     match asked {
@@ -324,4 +403,3 @@ fn check_same(spec: &CreateSpec, volume: &Volume) -> Result<(), EngineError> {
         None => Ok(()),
     }
 }
-

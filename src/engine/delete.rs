@@ -14,12 +14,18 @@ impl Engine {
             Ok(None) => return Ok(()),
             Ok(Some(located)) => located,
             Err(EngineError::Away(reason)) => {
-                return if self.state.is_forgotten(id)? { Ok(()) } else { Err(EngineError::Away(reason)) };
+                return if self.state.is_forgotten(id)? {
+                    Ok(())
+                } else {
+                    Err(EngineError::Away(reason))
+                };
             }
             Err(error) => return Err(error),
         };
         if let Some(user) = self.user_of(&located)? {
-            return Err(EngineError::Precondition(format!("volume {id} is in use: {user}; unpublish and unstage it first")));
+            return Err(EngineError::Precondition(format!(
+                "volume {id} is in use: {user}; unpublish and unstage it first"
+            )));
         }
         let volume = located.volume();
         let grave = match volume.on_delete {

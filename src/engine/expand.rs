@@ -38,14 +38,26 @@ impl Engine {
     ///
     /// # Errors
     /// The path is not one of the volume's mounts, and as for [`Engine::expand`].
-    pub fn node_expand(&self, id: &VolumeId, path: &Path, range: CapacityRange) -> Result<ByteSize, EngineError> {
+    pub fn node_expand(
+        &self,
+        id: &VolumeId,
+        path: &Path,
+        range: CapacityRange,
+    ) -> Result<ByteSize, EngineError> {
         let mut located = self.locate(id)?;
         let mounted = self.mounted_as(&located, path)?;
         self.grow_data(&mut located, range)?;
         let size = located.volume().size;
         match (located.volume().resolved, mounted) {
             (Resolved::Hostpath, _) => {}
-            (Resolved::Loop { filesystem, .. }, MountedAs::Filesystem { number, mount_point, read_only }) => {
+            (
+                Resolved::Loop { filesystem, .. },
+                MountedAs::Filesystem {
+                    number,
+                    mount_point,
+                    read_only,
+                },
+            ) => {
                 let device = self.host.refresh_loop_size(number)?;
                 if read_only {
                     // A filesystem that is mounted read-only grows when it is next staged for writing.
@@ -60,7 +72,10 @@ impl Engine {
                 }
             }
             (Resolved::Loop { .. }, MountedAs::Directory) => {
-                return Err(EngineError::NotFound(format!("{} is not a mount of volume {id}", path.display())));
+                return Err(EngineError::NotFound(format!(
+                    "{} is not a mount of volume {id}",
+                    path.display()
+                )));
             }
         }
         Ok(size)
@@ -81,7 +96,11 @@ impl Engine {
         }
         let (filesystem, allocation) = match volume.resolved {
             Resolved::Hostpath => (None, Allocation::Thin),
-            Resolved::Loop { filesystem, allocation, .. } => (filesystem, allocation),
+            Resolved::Loop {
+                filesystem,
+                allocation,
+                ..
+            } => (filesystem, allocation),
         };
         let (minimum, step) = backend::smallest(volume.resolved.backend(), filesystem);
         let size = range.choose(minimum, step).map_err(size_error)?;
@@ -96,11 +115,14 @@ impl Engine {
         })?;
         if matches!(volume.resolved, Resolved::Loop { .. }) {
             let dir = pool.store.open_volume(&volume.key)?;
-            backend::grow_image(&dir, size, allocation).map_err(|error| full(error.into(), &pool.name))?;
+            backend::grow_image(&dir, size, allocation)
+                .map_err(|error| full(error.into(), &pool.name))?;
         }
         let mut record = located.record.clone();
         record.volume.size = size;
-        pool.store.update(&record).map_err(|error| full(error.into(), &pool.name))?;
+        pool.store
+            .update(&record)
+            .map_err(|error| full(error.into(), &pool.name))?;
         located.record = record;
         Ok(())
     }
@@ -113,7 +135,10 @@ fn full(error: EngineError, pool: &str) -> EngineError {
         _ => false,
     };
     if is_full {
-        EngineError::Size(format!("the filesystem of pool {pool} is full: {}", super::chain(&error)))
+        EngineError::Size(format!(
+            "the filesystem of pool {pool} is full: {}",
+            super::chain(&error)
+        ))
     } else {
         error
     }

@@ -32,12 +32,18 @@ impl Engine {
             };
             // One more than asked tells whether there is another page.
             while listed.len() <= count {
-                let page = pool.store.entries_after(behind.as_ref(), (count - listed.len()).saturating_add(1));
+                let page = pool
+                    .store
+                    .entries_after(behind.as_ref(), (count - listed.len()).saturating_add(1));
                 let Some((last, _)) = page.last() else { break };
                 behind = Some(last.clone());
                 for (key, entry) in page {
                     if let Entry::Whole { generation, size } = entry {
-                        let id = VolumeId { pool: tag.clone(), key, generation };
+                        let id = VolumeId {
+                            pool: tag.clone(),
+                            key,
+                            generation,
+                        };
                         listed.push(Listed { id, size });
                     }
                 }
@@ -60,9 +66,15 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::get`].
-    pub fn validate(&self, id: &VolumeId, capabilities: &[VolumeCapability]) -> Result<Option<String>, EngineError> {
+    pub fn validate(
+        &self,
+        id: &VolumeId,
+        capabilities: &[VolumeCapability],
+    ) -> Result<Option<String>, EngineError> {
         let volume = self.get(id)?;
-        let refusal = capabilities.iter().find_map(|capability| super::stage::check_capability(&volume, capability).err());
+        let refusal = capabilities
+            .iter()
+            .find_map(|capability| super::stage::check_capability(&volume, capability).err());
         Ok(refusal.map(|error| error.to_string()))
     }
 }

@@ -65,8 +65,12 @@ impl Data {
     pub(super) const fn kind(&self) -> Kind {
         match self {
             Self::Directory { .. } => Kind::Directory,
-            Self::Image { filesystem: true, .. } => Kind::Filesystem,
-            Self::Image { filesystem: false, .. } => Kind::Device,
+            Self::Image {
+                filesystem: true, ..
+            } => Kind::Filesystem,
+            Self::Image {
+                filesystem: false, ..
+            } => Kind::Device,
         }
     }
 }
@@ -87,7 +91,12 @@ fn attributes(entry: &MountEntry) -> MountAttributes {
 
 /// What is mounted, in words.
 fn describe(entry: &MountEntry) -> String {
-    format!("{} ({} from {})", entry.root.display(), entry.filesystem, entry.source.display())
+    format!(
+        "{} ({} from {})",
+        entry.root.display(),
+        entry.filesystem,
+        entry.source.display()
+    )
 }
 
 pub(super) fn loop_seen(status: &LoopStatus) -> LoopSeen {
@@ -110,35 +119,61 @@ impl Observed {
     /// The volume is what this entry mounts; its attributes.
     fn same(&self, entry: &MountEntry) -> Option<MountAttributes> {
         match &self.data {
-            Data::Directory { .. } => self.is_directory(&entry.root, false).then(|| attributes(entry)),
-            Data::Image { filesystem: true, loops, .. } => {
+            Data::Directory { .. } => self
+                .is_directory(&entry.root, false)
+                .then(|| attributes(entry)),
+            Data::Image {
+                filesystem: true,
+                loops,
+                ..
+            } => {
                 let number = entry.mounted_loop()?;
                 let ours = loops.iter().any(|status| status.number == number);
                 (ours && entry.root == Path::new("/")).then(|| attributes(entry))
             }
-            Data::Image { filesystem: false, .. } => {
+            Data::Image {
+                filesystem: false, ..
+            } => {
                 let (status, _) = self.device(entry.bound_loop_node()?)?;
-                Some(MountAttributes { read_only: status.read_only, ..MountAttributes::default() })
+                Some(MountAttributes {
+                    read_only: status.read_only,
+                    ..MountAttributes::default()
+                })
             }
         }
     }
 
     /// The loop device of that number if it shows the volume, and the one below it if it is a view.
     pub(super) fn device(&self, number: u32) -> Option<(&LoopStatus, Option<u32>)> {
-        let Data::Image { loops, views, .. } = &self.data else { return None };
-        let own = loops.iter().find(|status| status.number == number).map(|status| (status, None));
+        let Data::Image { loops, views, .. } = &self.data else {
+            return None;
+        };
+        let own = loops
+            .iter()
+            .find(|status| status.number == number)
+            .map(|status| (status, None));
         own.or_else(|| {
             let view = views.iter().find(|status| status.number == number)?;
-            Some((view, view.backing_device.and_then(DeviceNumber::loop_number)))
+            Some((
+                view,
+                view.backing_device.and_then(DeviceNumber::loop_number),
+            ))
         })
     }
 
     /// What lies at a path.
     pub(super) fn seen(&self, path: &Path, node: Option<Node>) -> Seen {
-        let Some(entry) = self.table.top_at(path) else { return Seen::Nothing };
+        let Some(entry) = self.table.top_at(path) else {
+            return Seen::Nothing;
+        };
         let right_inode = match (&self.data, node) {
             (Data::Directory { identity, .. }, Some(node)) => node.identity == *identity,
-            (Data::Image { filesystem: false, .. }, Some(node)) => {
+            (
+                Data::Image {
+                    filesystem: false, ..
+                },
+                Some(node),
+            ) => {
                 let bound = entry.bound_loop_node().map(DeviceNumber::of_loop);
                 matches!(node.kind, NodeKind::BlockDevice(number) if Some(number) == bound)
             }
@@ -153,11 +188,17 @@ impl Observed {
 
     /// Every mount of the whole volume except those at the given paths.
     pub(super) fn other_targets(&self, except: &[&Path]) -> Vec<OtherTarget> {
-        let entries = self.table.iter().filter(|entry| !except.contains(&entry.mount_point.as_path()));
+        let entries = self
+            .table
+            .iter()
+            .filter(|entry| !except.contains(&entry.mount_point.as_path()));
         entries
             .filter_map(|entry| {
                 let read_only = self.same(entry)?.read_only;
-                Some(OtherTarget { path: entry.mount_point.clone(), read_only })
+                Some(OtherTarget {
+                    path: entry.mount_point.clone(),
+                    read_only,
+                })
             })
             .collect()
     }
@@ -176,9 +217,9 @@ impl Observed {
         }
         match &self.data {
             Data::Directory { .. } => None,
-            Data::Image { loops, .. } => {
-                loops.first().map(|status| format!("attached to /dev/loop{}", status.number))
-            }
+            Data::Image { loops, .. } => loops
+                .first()
+                .map(|status| format!("attached to /dev/loop{}", status.number)),
         }
     }
 }
@@ -193,24 +234,37 @@ impl Engine {
                 let fd = dir.directory(DATA)?;
                 let stat = fstat(fd.as_fd()).map_err(|e| HostError::call("look at", DATA, e))?;
                 let device = DeviceNumber::of_stat(stat.st_dev);
-                Data::Directory { fd, identity: FileIdentity { device, inode: stat.st_ino } }
+                Data::Directory {
+                    fd,
+                    identity: FileIdentity {
+                        device,
+                        inode: stat.st_ino,
+                    },
+                }
             }
             Resolved::Loop { filesystem, .. } => {
                 let image = backend::identity(&dir)?;
-                let (loops, others): (Vec<_>, Vec<_>) = self
-                    .host
-                    .loops()?
-                    .into_iter()
-                    .partition(|status| status.backing == image && status.backing_device.is_none());
+                let (loops, others): (Vec<_>, Vec<_>) =
+                    self.host.loops()?.into_iter().partition(|status| {
+                        status.backing == image && status.backing_device.is_none()
+                    });
                 let is_view = |status: &LoopStatus| {
                     let below = status.backing_device.and_then(DeviceNumber::loop_number);
                     below.is_some_and(|below| loops.iter().any(|own| own.number == below))
                 };
                 let views = others.into_iter().filter(is_view).collect();
-                Data::Image { filesystem: filesystem.is_some(), loops, views }
+                Data::Image {
+                    filesystem: filesystem.is_some(),
+                    loops,
+                    views,
+                }
             }
         };
-        Ok(Observed { table: self.host.mounts()?, data, key: volume.key.clone() })
+        Ok(Observed {
+            table: self.host.mounts()?,
+            data,
+            key: volume.key.clone(),
+        })
     }
 
     /// What lies at a path as far as the volume is concerned.
@@ -227,7 +281,11 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError::NotFound`] when it is not.
-    pub(super) fn mounted_as(&self, located: &Located, path: &Path) -> Result<MountedAs, EngineError> {
+    pub(super) fn mounted_as(
+        &self,
+        located: &Located,
+        path: &Path,
+    ) -> Result<MountedAs, EngineError> {
         let not_here = || {
             EngineError::NotFound(format!(
                 "volume {} is not mounted at {}",
@@ -239,22 +297,38 @@ impl Engine {
         if !path.is_absolute() {
             return Err(not_here());
         }
-        let Some(path) = self.host.canonical(path)? else { return Err(not_here()) };
+        let Some(path) = self.host.canonical(path)? else {
+            return Err(not_here());
+        };
         let observed = self.observe(located)?;
         // The staging path of a raw block volume is a directory; its device is in it.
         let candidates = [path.clone(), path.join(super::stage::DEVICE)];
         for candidate in candidates {
-            let Seen::Same(attributes) = self.seen(&observed, &candidate)? else { continue };
-            let Some(entry) = observed.table.top_at(&candidate) else { continue };
-            return match (observed.data.kind(), entry.mounted_loop(), entry.bound_loop_node()) {
+            let Seen::Same(attributes) = self.seen(&observed, &candidate)? else {
+                continue;
+            };
+            let Some(entry) = observed.table.top_at(&candidate) else {
+                continue;
+            };
+            return match (
+                observed.data.kind(),
+                entry.mounted_loop(),
+                entry.bound_loop_node(),
+            ) {
                 (Kind::Directory, _, _) => Ok(MountedAs::Directory),
                 (Kind::Filesystem, Some(number), _) => {
                     let read_only = attributes.read_only;
-                    Ok(MountedAs::Filesystem { number, mount_point: candidate, read_only })
+                    Ok(MountedAs::Filesystem {
+                        number,
+                        mount_point: candidate,
+                        read_only,
+                    })
                 }
                 (Kind::Device, _, Some(number)) => {
                     let below = observed.device(number).and_then(|(_, below)| below);
-                    Ok(MountedAs::Device { numbers: below.into_iter().chain([number]).collect() })
+                    Ok(MountedAs::Device {
+                        numbers: below.into_iter().chain([number]).collect(),
+                    })
                 }
                 (Kind::Filesystem | Kind::Device, _, _) => Err(not_here()),
             };

@@ -118,11 +118,21 @@ pub fn pools(configured: &[PoolConfig]) -> Vec<PoolLine> {
 pub fn volumes(configured: &[PoolConfig]) -> Vec<VolumeLine> {
     let mut lines = Vec::new();
     for config in configured {
-        let Ok(view) = PoolView::open(&config.path) else { continue };
+        let Ok(view) = PoolView::open(&config.path) else {
+            continue;
+        };
         for (key, record) in view.volumes().unwrap_or_default() {
             let record = record.map_err(|error| chain(&error));
-            let id = record.as_ref().ok().map(|volume| volume.id(view.uuid().tag()));
-            lines.push(VolumeLine { pool: config.name.clone(), key, id, record });
+            let id = record
+                .as_ref()
+                .ok()
+                .map(|volume| volume.id(view.uuid().tag()));
+            lines.push(VolumeLine {
+                pool: config.name.clone(),
+                key,
+                id,
+                record,
+            });
         }
     }
     lines
@@ -132,10 +142,14 @@ pub fn volumes(configured: &[PoolConfig]) -> Vec<VolumeLine> {
 ///
 /// # Errors
 /// Its pool is here: then it can be deleted.
-pub fn forget(root_dir: &Path, configured: &[PoolConfig], id: &VolumeId) -> Result<(), EngineError> {
-    let here = configured.iter().find(|config| {
-        PoolView::open(&config.path).is_ok_and(|view| view.uuid().tag() == id.pool)
-    });
+pub fn forget(
+    root_dir: &Path,
+    configured: &[PoolConfig],
+    id: &VolumeId,
+) -> Result<(), EngineError> {
+    let here = configured
+        .iter()
+        .find(|config| PoolView::open(&config.path).is_ok_and(|view| view.uuid().tag() == id.pool));
     if let Some(pool) = here {
         return Err(EngineError::Precondition(format!(
             "the pool {} of volume {id} is here; delete the volume instead",

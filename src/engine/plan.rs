@@ -143,9 +143,10 @@ pub fn stage(view: &StageView) -> Result<Vec<Step>, Refusal> {
     let target = || view.path.clone();
     match view.kind {
         Kind::Directory if settled => Ok(Vec::new()),
-        Kind::Directory => {
-            Ok(vec![Step::MakeDirectory(target()), Step::BindData(target(), view.attributes)])
-        }
+        Kind::Directory => Ok(vec![
+            Step::MakeDirectory(target()),
+            Step::BindData(target(), view.attributes),
+        ]),
         Kind::Filesystem => {
             let writable = !view.attributes.read_only;
             let mut steps = Vec::new();
@@ -174,7 +175,10 @@ pub fn stage(view: &StageView) -> Result<Vec<Step>, Refusal> {
 /// Use the loop device that is there, or set one up. One image has one loop device, ever.
 fn loop_step(view: &StageView, read_only: bool, autoclear: bool) -> Result<Step, Refusal> {
     match view.loops.as_slice() {
-        [] => Ok(Step::Attach { read_only, autoclear }),
+        [] => Ok(Step::Attach {
+            read_only,
+            autoclear,
+        }),
         [one] if one.partial => Err(Refusal::Precondition(format!(
             "/dev/loop{} shows only a part of the image; it is not from this driver: detach it with losetup -d",
             one.number
@@ -182,7 +186,11 @@ fn loop_step(view: &StageView, read_only: bool, autoclear: bool) -> Result<Step,
         [one] if one.read_only != read_only => Err(Refusal::Precondition(format!(
             "/dev/loop{} on the image is {}, asked is the opposite; unstage the volume first",
             one.number,
-            if one.read_only { "read-only" } else { "writable" }
+            if one.read_only {
+                "read-only"
+            } else {
+                "writable"
+            }
         ))),
         // A bound device node does not hold its loop device, so this one could vanish under a pod.
         [one] if one.autoclear && !autoclear => Err(Refusal::Precondition(format!(
@@ -193,7 +201,11 @@ fn loop_step(view: &StageView, read_only: bool, autoclear: bool) -> Result<Step,
         several => Err(Refusal::Precondition(format!(
             "{} loop devices are on one image, which would destroy it; detach all but one: {}",
             several.len(),
-            several.iter().map(|l| format!("/dev/loop{}", l.number)).collect::<Vec<_>>().join(", ")
+            several
+                .iter()
+                .map(|l| format!("/dev/loop{}", l.number))
+                .collect::<Vec<_>>()
+                .join(", ")
         ))),
     }
 }
@@ -239,7 +251,8 @@ pub fn publish(view: &PublishView) -> Result<Vec<Step>, Refusal> {
         Seen::Same(attributes) => *attributes,
         Seen::Nothing => {
             return Err(Refusal::Precondition(
-                "the volume is not staged at the staging path; call NodeStageVolume first".to_owned(),
+                "the volume is not staged at the staging path; call NodeStageVolume first"
+                    .to_owned(),
             ));
         }
         Seen::Other(what) => {
@@ -259,9 +272,10 @@ pub fn publish(view: &PublishView) -> Result<Vec<Step>, Refusal> {
     check_mode(view)?;
     let target = || view.target.clone();
     match (view.kind, view.device) {
-        (Kind::Directory | Kind::Filesystem, _) => {
-            Ok(vec![Step::MakeDirectory(target()), Step::BindStaged(target(), view.attributes)])
-        }
+        (Kind::Directory | Kind::Filesystem, _) => Ok(vec![
+            Step::MakeDirectory(target()),
+            Step::BindStaged(target(), view.attributes),
+        ]),
         (Kind::Device, Some(device)) => {
             let mut steps = vec![Step::MakeFile(target()), Step::Hold(device.number)];
             if view.attributes.read_only && !device.read_only {
@@ -271,14 +285,18 @@ pub fn publish(view: &PublishView) -> Result<Vec<Step>, Refusal> {
             Ok(steps)
         }
         (Kind::Device, None) => Err(Refusal::Precondition(
-            "the loop device behind the staged volume is gone; unstage and stage it again".to_owned(),
+            "the loop device behind the staged volume is gone; unstage and stage it again"
+                .to_owned(),
         )),
     }
 }
 
 fn check_mode(view: &PublishView) -> Result<(), Refusal> {
     let list = |others: &mut dyn Iterator<Item = &OtherTarget>| {
-        others.map(|other| other.path.display().to_string()).collect::<Vec<_>>().join(", ")
+        others
+            .map(|other| other.path.display().to_string())
+            .collect::<Vec<_>>()
+            .join(", ")
     };
     if view.exclusive && !view.others.is_empty() {
         return Err(Refusal::Precondition(format!(
@@ -286,7 +304,11 @@ fn check_mode(view: &PublishView) -> Result<(), Refusal> {
             list(&mut view.others.iter())
         )));
     }
-    let mut writers = view.others.iter().filter(|other| !other.read_only).peekable();
+    let mut writers = view
+        .others
+        .iter()
+        .filter(|other| !other.read_only)
+        .peekable();
     if view.one_writer && !view.attributes.read_only && writers.peek().is_some() {
         return Err(Refusal::Precondition(format!(
             "the access mode allows one writer and the volume is published for writing at {}",
@@ -302,11 +324,19 @@ mod tests {
     use proptest::prelude::*;
 
     fn attributes(read_only: bool) -> MountAttributes {
-        MountAttributes { read_only, ..MountAttributes::default() }
+        MountAttributes {
+            read_only,
+            ..MountAttributes::default()
+        }
     }
 
     fn device() -> LoopSeen {
-        LoopSeen { number: 3, read_only: false, autoclear: true, partial: false }
+        LoopSeen {
+            number: 3,
+            read_only: false,
+            autoclear: true,
+            partial: false,
+        }
     }
 
     fn view(kind: Kind, read_only: bool, outgrown: bool) -> StageView {
@@ -324,7 +354,10 @@ mod tests {
     /// What the kernel shows after a step.
     fn carry_out(view: &mut StageView, step: &Step) {
         match step {
-            Step::Attach { read_only, autoclear } => view.loops.push(LoopSeen {
+            Step::Attach {
+                read_only,
+                autoclear,
+            } => view.loops.push(LoopSeen {
                 number: 3,
                 read_only: *read_only,
                 autoclear: *autoclear,
@@ -335,13 +368,21 @@ mod tests {
             }
             Step::BindDevice(_) => view.seen = Seen::Same(attributes(view.attributes.read_only)),
             Step::Grow(_) => view.outgrown = false,
-            Step::MakeDirectory(_) | Step::MakeFile(_) | Step::Hold(_) | Step::Check
-            | Step::AttachView | Step::BindStaged(..) => {}
+            Step::MakeDirectory(_)
+            | Step::MakeFile(_)
+            | Step::Hold(_)
+            | Step::Check
+            | Step::AttachView
+            | Step::BindStaged(..) => {}
         }
     }
 
     fn kinds() -> impl Strategy<Value = Kind> {
-        prop_oneof![Just(Kind::Directory), Just(Kind::Filesystem), Just(Kind::Device)]
+        prop_oneof![
+            Just(Kind::Directory),
+            Just(Kind::Filesystem),
+            Just(Kind::Device)
+        ]
     }
 
     proptest! {
@@ -374,14 +415,23 @@ mod tests {
             taken.seen = Seen::Other("tmpfs".to_owned());
             assert!(matches!(stage(&taken), Err(Refusal::Conflict(_))));
             taken.seen = Seen::Same(attributes(true));
-            assert!(matches!(stage(&taken), Err(Refusal::Conflict(_))), "read-only is not writable");
+            assert!(
+                matches!(stage(&taken), Err(Refusal::Conflict(_))),
+                "read-only is not writable"
+            );
         }
     }
 
     #[test]
     fn loop_devices_that_are_not_right_are_refused() {
-        let partial = LoopSeen { partial: true, ..device() };
-        let read_only = LoopSeen { read_only: true, ..device() };
+        let partial = LoopSeen {
+            partial: true,
+            ..device()
+        };
+        let read_only = LoopSeen {
+            read_only: true,
+            ..device()
+        };
         for (kind, loops) in [
             (Kind::Filesystem, vec![device(), device()]),
             (Kind::Filesystem, vec![partial]),
@@ -390,18 +440,27 @@ mod tests {
         ] {
             let mut view = view(kind, false, false);
             view.loops = loops;
-            assert!(matches!(stage(&view), Err(Refusal::Precondition(_))), "{view:?}");
+            assert!(
+                matches!(stage(&view), Err(Refusal::Precondition(_))),
+                "{view:?}"
+            );
         }
         let mut half = view(Kind::Filesystem, false, false);
         half.loops = vec![device()];
-        assert!(stage(&half).unwrap().contains(&Step::Hold(3)), "a half-done attach is taken over");
+        assert!(
+            stage(&half).unwrap().contains(&Step::Hold(3)),
+            "a half-done attach is taken over"
+        );
     }
 
     fn publish_view(kind: Kind, read_only: bool) -> PublishView {
         PublishView {
             kind,
             staged: Seen::Same(attributes(false)),
-            device: Some(LoopSeen { autoclear: false, ..device() }),
+            device: Some(LoopSeen {
+                autoclear: false,
+                ..device()
+            }),
             target: "/t".into(),
             attributes: attributes(read_only),
             seen: Seen::Nothing,
@@ -442,7 +501,10 @@ mod tests {
             change(&mut view);
             matches!(publish(&view), Err(Refusal::Precondition(_)))
         };
-        let other = |read_only| OtherTarget { path: "/o".into(), read_only };
+        let other = |read_only| OtherTarget {
+            path: "/o".into(),
+            read_only,
+        };
         assert!(refused(&|view| view.staged = Seen::Nothing));
         assert!(refused(&|view| view.staged = Seen::Other("x".to_owned())));
         assert!(refused(&|view| view.staged = Seen::Same(attributes(true))));

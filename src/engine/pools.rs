@@ -109,7 +109,9 @@ enum State {
 impl State {
     fn has_same_reason(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Away(one), Self::Away(two)) | (Self::Waiting(one), Self::Waiting(two)) => one == two,
+            (Self::Away(one), Self::Away(two)) | (Self::Waiting(one), Self::Waiting(two)) => {
+                one == two
+            }
             (Self::Ready(_) | Self::Waiting(_) | Self::Away(_), _) => false,
         }
     }
@@ -158,7 +160,9 @@ impl Slot {
         let (pool, path) = (&self.config.name, self.config.path.display());
         let previous = std::mem::replace(&mut *self.lock(), next.clone());
         match &next {
-            State::Ready(open) => tracing::info!(pool, %path, uuid = %open.store.uuid(), "pool is open"),
+            State::Ready(open) => {
+                tracing::info!(pool, %path, uuid = %open.store.uuid(), "pool is open")
+            }
             State::Waiting(reason) | State::Away(reason) if !previous.has_same_reason(&next) => {
                 tracing::warn!(pool, %path, reason, "pool is away");
             }
@@ -174,10 +178,21 @@ impl Pools {
             state: Mutex::new(State::Waiting("not opened yet".to_owned())),
             opening: Mutex::default(),
         };
-        let system = ["/", "/var/lib/containerd", "/var/lib/containers", "/var/lib/docker"];
+        let system = [
+            "/",
+            "/var/lib/containerd",
+            "/var/lib/containers",
+            "/var/lib/docker",
+        ];
         let mut system_paths: Vec<PathBuf> = system.iter().map(PathBuf::from).collect();
         system_paths.push(config.kubelet_dir.clone());
-        Self { slots: config.pools.iter().map(slot).collect(), host, state, init: config.init_pools, system_paths }
+        Self {
+            slots: config.pools.iter().map(slot).collect(),
+            host,
+            state,
+            init: config.init_pools,
+            system_paths,
+        }
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
@@ -195,7 +210,10 @@ impl Pools {
     }
 
     pub(super) fn is_ready(&self) -> bool {
-        !self.slots.iter().any(|slot| matches!(slot.state(), State::Waiting(_)))
+        !self
+            .slots
+            .iter()
+            .any(|slot| matches!(slot.state(), State::Waiting(_)))
     }
 
     pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
@@ -209,7 +227,9 @@ impl Pools {
                 return Ok(pool);
             }
             // Lets go of it (when the last job is done with it), so that its disk can be unmounted.
-            slot.change(State::Away("its directory is no longer at its path".to_owned()));
+            slot.change(State::Away(
+                "its directory is no longer at its path".to_owned(),
+            ));
         }
         let Ok(_turn) = slot.opening.try_lock() else {
             return Err(away(&slot.config, "it is being opened; try again"));
@@ -223,11 +243,13 @@ impl Pools {
             }
             Err(error) => {
                 let reason = chain(&error);
-                slot.change(if matches!(error, EngineError::Store(StoreError::Locked { .. })) {
-                    State::Waiting(reason.clone())
-                } else {
-                    State::Away(reason.clone())
-                });
+                slot.change(
+                    if matches!(error, EngineError::Store(StoreError::Locked { .. })) {
+                        State::Waiting(reason.clone())
+                    } else {
+                        State::Away(reason.clone())
+                    },
+                );
                 Err(away(&slot.config, &reason))
             }
         }
@@ -255,20 +277,28 @@ impl Pools {
             }
             (PoolLook::Absent | PoolLook::Empty, None) => {
                 return Err(EngineError::Away(
-                    "it is not a pool yet; run `orlop pool init`, or serve with --init-pools".to_owned(),
+                    "it is not a pool yet; run `orlop pool init`, or serve with --init-pools"
+                        .to_owned(),
                 ));
             }
             (PoolLook::Foreign(found), None) => {
-                return Err(StoreError::NotEmpty { path: config.path.clone(), found }.into());
+                return Err(StoreError::NotEmpty {
+                    path: config.path.clone(),
+                    found,
+                }
+                .into());
             }
         }
         let store = Pool::open(&config.path, &*self.host)?;
         if known.as_ref() != Some(store.uuid()) {
-            self.state.remember(&config.name, store.uuid(), &config.path)?;
+            self.state
+                .remember(&config.name, store.uuid(), &config.path)?;
         }
         let store = OpenPool {
             name: config.name.clone(),
-            reserve: config.reserve.unwrap_or_else(|| self.default_reserve(&config.path)),
+            reserve: config
+                .reserve
+                .unwrap_or_else(|| self.default_reserve(&config.path)),
             overcommit: config.overcommit,
             in_flight: Mutex::default(),
             reaper: Reaper::default(),
@@ -280,7 +310,13 @@ impl Pools {
 
     /// Kubelet evicts pods at 10 to 15 % free, so a pool must not take a shared filesystem that far.
     fn default_reserve(&self, path: &Path) -> Reserve {
-        let device = |path: &Path| self.host.node(path).ok().flatten().map(|node| node.identity.device);
+        let device = |path: &Path| {
+            self.host
+                .node(path)
+                .ok()
+                .flatten()
+                .map(|node| node.identity.device)
+        };
         let own = device(path);
         let shared = own.is_some() && self.system_paths.iter().any(|path| device(path) == own);
         Reserve::Percent(if shared { 20 } else { 5 })
@@ -288,8 +324,13 @@ impl Pools {
 
     /// All pools that are here now, without those whose identity is not their own.
     pub(super) fn here(&self) -> Vec<Arc<OpenPool>> {
-        let open: Vec<_> = self.slots.iter().filter_map(|slot| self.refresh(slot).ok()).collect();
-        let single = |pool: &Arc<OpenPool>| open.iter().filter(|p| p.tag() == pool.tag()).count() == 1;
+        let open: Vec<_> = self
+            .slots
+            .iter()
+            .filter_map(|slot| self.refresh(slot).ok())
+            .collect();
+        let single =
+            |pool: &Arc<OpenPool>| open.iter().filter(|p| p.tag() == pool.tag()).count() == 1;
         open.iter().filter(|pool| single(pool)).cloned().collect()
     }
 
@@ -298,9 +339,15 @@ impl Pools {
     /// # Errors
     /// No pool has that name, or it is away.
     pub(super) fn chosen(&self, choice: &PoolChoice) -> Result<Vec<Arc<OpenPool>>, EngineError> {
-        let PoolChoice::Named(name) = choice else { return Ok(self.here()) };
+        let PoolChoice::Named(name) = choice else {
+            return Ok(self.here());
+        };
         let Some(slot) = self.slots.iter().find(|slot| slot.config.name == *name) else {
-            let names: Vec<_> = self.slots.iter().map(|slot| slot.config.name.as_str()).collect();
+            let names: Vec<_> = self
+                .slots
+                .iter()
+                .map(|slot| slot.config.name.as_str())
+                .collect();
             return Err(EngineError::Invalid(format!(
                 "parameter pool has the value {name:?}; this node's pools are: {}",
                 names.join(", ")
@@ -320,17 +367,27 @@ impl Pools {
     /// # Errors
     /// [`EngineError::Away`]: it is not here. Never "not found": the volume may well exist.
     pub(super) fn by_tag(&self, tag: &PoolTag) -> Result<Arc<OpenPool>, EngineError> {
-        if !self.slots.iter().any(|slot| slot.ready().is_some_and(|pool| pool.tag() == *tag)) {
+        if !self
+            .slots
+            .iter()
+            .any(|slot| slot.ready().is_some_and(|pool| pool.tag() == *tag))
+        {
             for slot in self.slots.iter().filter(|slot| slot.ready().is_none()) {
                 let _open_or_away = self.refresh(slot);
             }
         }
-        let mut found = self.slots.iter().filter_map(|slot| Some((slot, slot.ready()?))).filter(|(_, pool)| pool.tag() == *tag);
+        let mut found = self
+            .slots
+            .iter()
+            .filter_map(|slot| Some((slot, slot.ready()?)))
+            .filter(|(_, pool)| pool.tag() == *tag);
         match (found.next(), found.next()) {
             (Some((slot, _)), None) => self.refresh(slot),
             (Some((_, one)), Some((_, other))) => Err(EngineError::Away(format!(
                 "the pools {} and {} have the same UUID {}; one is a copy of the other: take it out of the configuration or run `orlop pool new-uuid` on it",
-                one.name, other.name, one.store.uuid()
+                one.name,
+                other.name,
+                one.store.uuid()
             ))),
             (None, _) => Err(EngineError::Away(format!(
                 "the pool {tag} is not on this node now; mount its disk, or give the volume up with `orlop volume forget`"
@@ -342,7 +399,9 @@ impl Pools {
         let report = |slot: &Slot| {
             let opened = self.refresh(slot).ok();
             let status = match slot.state() {
-                State::Ready(pool) => PoolStatus::Ready { uuid: pool.store.uuid().clone() },
+                State::Ready(pool) => PoolStatus::Ready {
+                    uuid: pool.store.uuid().clone(),
+                },
                 State::Waiting(reason) => PoolStatus::Waiting(reason),
                 State::Away(reason) => PoolStatus::Away(reason),
             };
@@ -350,7 +409,9 @@ impl Pools {
                 name: slot.config.name.clone(),
                 path: slot.config.path.clone(),
                 status,
-                space: opened.as_ref().and_then(|pool| self.host.space(pool.store.directory()).ok()),
+                space: opened
+                    .as_ref()
+                    .and_then(|pool| self.host.space(pool.store.directory()).ok()),
                 charges: opened.as_ref().map(|pool| pool.store.charges()),
             }
         };
@@ -379,11 +440,20 @@ fn away(config: &PoolConfig, reason: &str) -> EngineError {
 pub(super) fn new_marker(name: &str) -> Result<Marker, EngineError> {
     let mut bits = [0; 16];
     random(&mut bits)?;
-    Ok(Marker { uuid: PoolUuid::from_bits(bits), name: name.to_owned() })
+    Ok(Marker {
+        uuid: PoolUuid::from_bits(bits),
+        name: name.to_owned(),
+    })
 }
 
 /// Unpredictable bits.
 pub(super) fn random(bits: &mut [u8]) -> Result<(), EngineError> {
-    getrandom::fill(bits)
-        .map_err(|e| StoreError::io("read random numbers from", "getrandom(2)", std::io::Error::other(e)).into())
+    getrandom::fill(bits).map_err(|e| {
+        StoreError::io(
+            "read random numbers from",
+            "getrandom(2)",
+            std::io::Error::other(e),
+        )
+        .into()
+    })
 }

@@ -32,20 +32,32 @@ impl Engine {
     pub fn publish(&self, request: &PublishRequest) -> Result<(), EngineError> {
         let located = self.locate(&request.id)?;
         check_capability(located.volume(), &request.capability)?;
-        let not_staged = || EngineError::Precondition(format!("{} is not a staging path; call NodeStageVolume first", request.staging.display()));
+        let not_staged = || {
+            EngineError::Precondition(format!(
+                "{} is not a staging path; call NodeStageVolume first",
+                request.staging.display()
+            ))
+        };
         let staging = self.mount_path(&request.staging)?.ok_or_else(not_staged)?;
-        let target = self.mount_path(&request.target)?.ok_or_else(|| no_parent(&request.target))?;
+        let target = self
+            .mount_path(&request.target)?
+            .ok_or_else(|| no_parent(&request.target))?;
         let observed = self.observe(&located)?;
         let block = located.volume().resolved.is_block();
         let staged_at = if block { staging.join(DEVICE) } else { staging };
         let flags = flags(&request.capability);
         let mode = request.capability.mode;
-        let staged_device = observed.table.top_at(&staged_at).and_then(|entry| entry.bound_loop_node());
+        let staged_device = observed
+            .table
+            .top_at(&staged_at)
+            .and_then(|entry| entry.bound_loop_node());
         let view = PublishView {
             kind: observed.data.kind(),
             staged: self.seen(&observed, &staged_at)?,
             device: staged_device.and_then(|number| Some(loop_seen(observed.device(number)?.0))),
-            attributes: flags.attributes.or_read_only(request.read_only || mode.reads_only()),
+            attributes: flags
+                .attributes
+                .or_read_only(request.read_only || mode.reads_only()),
             seen: self.seen(&observed, &target)?,
             exclusive: mode.is_exclusive(),
             one_writer: mode.has_one_writer(),
@@ -70,9 +82,13 @@ impl Engine {
     /// # Errors
     /// The kernel refuses to unmount, or the path holds files that are not the volume's.
     pub fn unpublish(&self, target: &Path) -> Result<(), EngineError> {
-        let Some(target) = self.mount_path(target)? else { return Ok(()) };
+        let Some(target) = self.mount_path(target)? else {
+            return Ok(());
+        };
         let table = self.host.mounts()?;
-        let bound = table.top_at(&target).and_then(|entry| entry.bound_loop_node());
+        let bound = table
+            .top_at(&target)
+            .and_then(|entry| entry.bound_loop_node());
         self.unmount_all(&target)?;
         if let Some(number) = bound {
             self.detach_view(number)?;
@@ -82,7 +98,9 @@ impl Engine {
 
     /// Detaches a read-only view that this driver made for one target path; other loop devices are left alone.
     fn detach_view(&self, number: u32) -> Result<(), EngineError> {
-        let Some(status) = self.host.loop_status(number)? else { return Ok(()) };
+        let Some(status) = self.host.loop_status(number)? else {
+            return Ok(());
+        };
         let ours = status.label.parse::<VolumeId>().is_ok();
         if ours && status.read_only && status.backing_device.is_some() {
             self.host.detach(number)?;

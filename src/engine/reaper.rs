@@ -47,14 +47,16 @@ pub(super) fn wake(pool: &Arc<OpenPool>, host: &Arc<dyn Host>) {
         turn.running = true;
     }
     let (thread_pool, thread_host) = (Arc::clone(pool), Arc::clone(host));
-    let thread = std::thread::Builder::new().name(format!("reaper-{}", pool.name)).spawn(move || {
-        loop {
-            drain(&thread_pool, &*thread_host);
-            if thread_pool.reaper.may_stop() {
-                break;
+    let thread = std::thread::Builder::new()
+        .name(format!("reaper-{}", pool.name))
+        .spawn(move || {
+            loop {
+                drain(&thread_pool, &*thread_host);
+                if thread_pool.reaper.may_stop() {
+                    break;
+                }
             }
-        }
-    });
+        });
     if let Err(error) = thread {
         // The next deletion, or the next look at the pools, tries again.
         tracing::warn!(pool = pool.name, %error, "cannot start the thread that empties the trash");
@@ -64,11 +66,19 @@ pub(super) fn wake(pool: &Arc<OpenPool>, host: &Arc<dyn Host>) {
 
 /// Empties the pool's trash now. What cannot be removed stays and is tried again later.
 pub(super) fn drain(pool: &OpenPool, host: &dyn Host) {
-    let _turn = pool.reaper.work.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = pool
+        .reaper
+        .work
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
     let names = match pool.store.trash() {
         Ok(names) => names,
         Err(error) => {
-            tracing::warn!(pool = pool.name, error = chain(&error), "cannot read the trash");
+            tracing::warn!(
+                pool = pool.name,
+                error = chain(&error),
+                "cannot read the trash"
+            );
             return;
         }
     };
@@ -79,7 +89,9 @@ pub(super) fn drain(pool: &OpenPool, host: &dyn Host) {
 
 fn dispose(pool: &OpenPool, name: &OsStr, host: &dyn Host) {
     match pool.store.dispose(name, host) {
-        Ok(()) => tracing::debug!(pool = pool.name, entry = %name.display(), "removed from the trash"),
+        Ok(()) => {
+            tracing::debug!(pool = pool.name, entry = %name.display(), "removed from the trash")
+        }
         Err(error) => {
             tracing::warn!(pool = pool.name, entry = %name.display(), error = chain(&error), "cannot remove from the trash");
         }

@@ -38,7 +38,10 @@ pub(super) fn flags(capability: &VolumeCapability) -> MountFlags {
 ///
 /// # Errors
 /// [`EngineError::Precondition`] when it is of another kind, [`EngineError::Invalid`] for a flag that it does not take.
-pub(super) fn check_capability(volume: &Volume, capability: &VolumeCapability) -> Result<(), EngineError> {
+pub(super) fn check_capability(
+    volume: &Volume,
+    capability: &VolumeCapability,
+) -> Result<(), EngineError> {
     let mismatch = |text: String| Err(EngineError::Precondition(text));
     match (&capability.access, volume.resolved) {
         (AccessType::Block, Resolved::Loop { filesystem: None, .. }) => Ok(()),
@@ -72,11 +75,17 @@ impl Engine {
     pub fn stage(&self, request: &StageRequest) -> Result<(), EngineError> {
         let located = self.locate(&request.id)?;
         check_capability(located.volume(), &request.capability)?;
-        let staging = self.mount_path(&request.staging)?.ok_or_else(|| no_parent(&request.staging))?;
+        let staging = self
+            .mount_path(&request.staging)?
+            .ok_or_else(|| no_parent(&request.staging))?;
         let observed = self.observe(&located)?;
         let flags = flags(&request.capability);
         let block = located.volume().resolved.is_block();
-        let path = if block { staging.join(DEVICE) } else { staging.clone() };
+        let path = if block {
+            staging.join(DEVICE)
+        } else {
+            staging.clone()
+        };
         let loops = match &observed.data {
             Data::Directory { .. } => Vec::new(),
             Data::Image { loops, .. } => loops.iter().map(loop_seen).collect(),
@@ -86,22 +95,39 @@ impl Engine {
             seen: self.seen(&observed, &path)?,
             path,
             staging,
-            attributes: flags.attributes.or_read_only(request.capability.mode.reads_only()),
+            attributes: flags
+                .attributes
+                .or_read_only(request.capability.mode.reads_only()),
             loops,
             outgrown: self.is_outgrown(&located)?,
         };
         let steps = plan::stage(&view).map_err(refusal)?;
-        let target = Target { located: &located, data: &observed.data, staged: None, options: &flags.options };
+        let target = Target {
+            located: &located,
+            data: &observed.data,
+            staged: None,
+            options: &flags.options,
+        };
         self.apply(&target, &steps)
     }
 
     /// The filesystem of the volume is smaller than its image.
     fn is_outgrown(&self, located: &Located) -> Result<bool, EngineError> {
-        let Resolved::Loop { filesystem: Some(_), .. } = located.volume().resolved else {
+        let Resolved::Loop {
+            filesystem: Some(_),
+            ..
+        } = located.volume().resolved
+        else {
             return Ok(false);
         };
-        let file = located.pool.store.open_volume(&located.volume().key)?.file(IMAGE)?;
-        let metadata = file.metadata().map_err(|e| HostError::call("look at", IMAGE, e))?;
+        let file = located
+            .pool
+            .store
+            .open_volume(&located.volume().key)?
+            .file(IMAGE)?;
+        let metadata = file
+            .metadata()
+            .map_err(|e| HostError::call("look at", IMAGE, e))?;
         let signature = self.host.probe(file.as_fd())?;
         Ok(signature.is_some_and(|signature| signature.size.bytes() < metadata.len()))
     }
@@ -111,10 +137,14 @@ impl Engine {
     /// # Errors
     /// The volume is still published as a device, or the kernel refuses to unmount.
     pub fn unstage(&self, id: &str, staging: &Path) -> Result<(), EngineError> {
-        let Some(staging) = self.mount_path(staging)? else { return Ok(()) };
+        let Some(staging) = self.mount_path(staging)? else {
+            return Ok(());
+        };
         let table = self.host.mounts()?;
         let device = staging.join(DEVICE);
-        let number = table.top_at(&device).and_then(|entry| entry.bound_loop_node());
+        let number = table
+            .top_at(&device)
+            .and_then(|entry| entry.bound_loop_node());
         if let Some(number) = number {
             self.refuse_published_device(&table, number, &device)?;
         }
@@ -133,7 +163,12 @@ impl Engine {
     }
 
     /// A pod that still has the device would lose it.
-    fn refuse_published_device(&self, table: &MountTable, number: u32, staged: &Path) -> Result<(), EngineError> {
+    fn refuse_published_device(
+        &self,
+        table: &MountTable,
+        number: u32,
+        staged: &Path,
+    ) -> Result<(), EngineError> {
         let views = self.views_of(number)?;
         let published = table.iter().find(|entry| {
             let bound = entry.bound_loop_node();
@@ -152,7 +187,9 @@ impl Engine {
     fn views_of(&self, number: u32) -> Result<Vec<u32>, EngineError> {
         let below = DeviceNumber::of_loop(number);
         let loops = self.host.loops()?;
-        let views = loops.iter().filter(|status| status.backing_device == Some(below));
+        let views = loops
+            .iter()
+            .filter(|status| status.backing_device == Some(below));
         Ok(views.map(|status| status.number).collect())
     }
 
@@ -175,7 +212,11 @@ impl Engine {
             self.host.detach(status.number)?;
         }
         if let Some(number) = staged.filter(|n| !loops.iter().any(|status| status.number == *n)) {
-            tracing::warn!(volume = id, device = number, "the staged loop device is not this volume's any more; left alone");
+            tracing::warn!(
+                volume = id,
+                device = number,
+                "the staged loop device is not this volume's any more; left alone"
+            );
         }
         Ok(())
     }
@@ -189,7 +230,10 @@ impl Engine {
             }
             self.host.unmount(path).map_err(|error| busy(path, error))?;
         }
-        Err(EngineError::Precondition(format!("{} keeps being mounted on", path.display())))
+        Err(EngineError::Precondition(format!(
+            "{} keeps being mounted on",
+            path.display()
+        )))
     }
 }
 

@@ -1,1 +1,157 @@
-//! LinuxHost.
+//! The real machine: system calls, ioctls, and the few programs that make and repair filesystems.
+//!
+//! Invariants: programs run only to make a filesystem at a volume's birth and to repair one whose superblock asks for
+//! it; everything else is a system call. `unsafe` is in `sys` only.
+
+mod command;
+mod filesystem;
+mod format;
+mod loops;
+mod mounts;
+mod sys;
+
+use std::ffi::OsStr;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+
+use super::{
+    AttachedLoop, BindSource, FilesystemMount, FormatRecipe, Host, HostError, LoopOptions,
+    LoopStatus, MountPoint, MountTable, Node, Signature, Space,
+};
+use crate::volume::{ByteSize, Filesystem, MountAttributes};
+use command::Programs;
+
+/// The kernel and the programs of this machine.
+#[derive(Debug)]
+pub struct LinuxHost {
+    programs: Programs,
+}
+
+impl LinuxHost {
+    /// Looks for the programs; one that is missing is an error only when it is needed.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            programs: Programs::find(),
+        }
+    }
+}
+
+impl Default for LinuxHost {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Host for LinuxHost {
+    fn mounts(&self) -> Result<MountTable, HostError> {
+        mounts::table()
+    }
+
+    fn canonical(&self, path: &Path) -> Result<Option<PathBuf>, HostError> {
+        mounts::canonical(path)
+    }
+
+    fn node(&self, path: &Path) -> Result<Option<Node>, HostError> {
+        mounts::node(path)
+    }
+
+    fn make_mount_point(&self, path: &Path, kind: MountPoint) -> Result<(), HostError> {
+        mounts::make_mount_point(path, kind)
+    }
+
+    fn remove_mount_point(&self, path: &Path) -> Result<(), HostError> {
+        mounts::remove_mount_point(path)
+    }
+
+    fn bind(
+        &self,
+        source: BindSource<'_>,
+        target: &Path,
+        attributes: MountAttributes,
+    ) -> Result<(), HostError> {
+        mounts::bind(source, target, attributes)
+    }
+
+    fn mount(&self, request: &FilesystemMount<'_>) -> Result<(), HostError> {
+        mounts::mount(request)
+    }
+
+    fn unmount(&self, target: &Path) -> Result<(), HostError> {
+        mounts::unmount(target)
+    }
+
+    fn loops(&self) -> Result<Vec<LoopStatus>, HostError> {
+        loops::all()
+    }
+
+    fn loop_status(&self, number: u32) -> Result<Option<LoopStatus>, HostError> {
+        loops::status(number)
+    }
+
+    fn attach(
+        &self,
+        image: BorrowedFd<'_>,
+        options: LoopOptions<'_>,
+    ) -> Result<AttachedLoop, HostError> {
+        loops::attach(image, options)
+    }
+
+    fn hold(&self, number: u32) -> Result<AttachedLoop, HostError> {
+        loops::hold(number)
+    }
+
+    fn detach(&self, number: u32) -> Result<(), HostError> {
+        loops::detach(number)
+    }
+
+    fn refresh_loop_size(&self, number: u32) -> Result<ByteSize, HostError> {
+        loops::refresh_size(number)
+    }
+
+    fn probe(&self, file: BorrowedFd<'_>) -> Result<Option<Signature>, HostError> {
+        filesystem::probe(file)
+    }
+
+    fn format(&self, image: BorrowedFd<'_>, recipe: &FormatRecipe<'_>) -> Result<(), HostError> {
+        format::make(&self.programs, image, recipe)
+    }
+
+    fn repair(&self, loop_number: u32, filesystem: Filesystem) -> Result<(), HostError> {
+        filesystem::repair(&self.programs, loop_number, filesystem)
+    }
+
+    fn grow(
+        &self,
+        filesystem: Filesystem,
+        mount_point: &Path,
+        device: ByteSize,
+    ) -> Result<(), HostError> {
+        filesystem::grow(filesystem, mount_point, device)
+    }
+
+    fn space(&self, file: BorrowedFd<'_>) -> Result<Space, HostError> {
+        filesystem::space(file)
+    }
+
+    fn space_at(&self, path: &Path) -> Result<Space, HostError> {
+        filesystem::space_at(path)
+    }
+
+    fn make_subvolume(&self, parent: BorrowedFd<'_>, name: &str) -> Result<(), HostError> {
+        sys::btrfs_create(parent, OsStr::new(name))
+            .map_err(|e| HostError::call("make the subvolume", name, e))
+    }
+
+    fn remove_subvolume(&self, parent: BorrowedFd<'_>, name: &OsStr) -> Result<bool, HostError> {
+        filesystem::remove_subvolume(parent, name)
+    }
+
+    fn disable_copy_on_write(&self, file: BorrowedFd<'_>) -> Result<(), HostError> {
+        filesystem::disable_copy_on_write(file)
+    }
+
+    fn loop_limit(&self) -> Option<u32> {
+        loops::limit()
+    }
+}

@@ -29,7 +29,10 @@ impl DeviceNumber {
     /// The number in a `st_dev` or `st_rdev`.
     #[must_use]
     pub fn of_stat(device: libc::dev_t) -> Self {
-        Self { major: libc::major(device), minor: libc::minor(device) }
+        Self {
+            major: libc::major(device),
+            minor: libc::minor(device),
+        }
     }
 
     /// The number of a loop device.

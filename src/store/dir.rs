@@ -24,29 +24,46 @@ pub(super) const TEMPORARY_SUFFIX: &str = ".new";
 const RECORD_LIMIT: u64 = 1 << 20;
 
 fn how(flags: OFlag, mode: Mode) -> OpenHow {
-    OpenHow::new().flags(flags | OFlag::O_CLOEXEC).mode(mode).resolve(
-        ResolveFlag::RESOLVE_BENEATH
-            | ResolveFlag::RESOLVE_NO_SYMLINKS
-            | ResolveFlag::RESOLVE_NO_XDEV
-            | ResolveFlag::RESOLVE_NO_MAGICLINKS,
-    )
+    OpenHow::new()
+        .flags(flags | OFlag::O_CLOEXEC)
+        .mode(mode)
+        .resolve(
+            ResolveFlag::RESOLVE_BENEATH
+                | ResolveFlag::RESOLVE_NO_SYMLINKS
+                | ResolveFlag::RESOLVE_NO_XDEV
+                | ResolveFlag::RESOLVE_NO_MAGICLINKS,
+        )
 }
 
 /// Opens a file or directory beneath `parent`.
-pub(super) fn open(parent: BorrowedFd<'_>, name: impl AsRef<Path>, flags: OFlag) -> Result<OwnedFd, StoreError> {
+pub(super) fn open(
+    parent: BorrowedFd<'_>,
+    name: impl AsRef<Path>,
+    flags: OFlag,
+) -> Result<OwnedFd, StoreError> {
     let name = name.as_ref();
     openat2(parent, name, how(flags, Mode::empty())).map_err(|e| StoreError::io("open", name, e))
 }
 
 /// Opens a directory beneath `parent`.
-pub(super) fn open_dir(parent: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<OwnedFd, StoreError> {
+pub(super) fn open_dir(
+    parent: BorrowedFd<'_>,
+    name: impl AsRef<Path>,
+) -> Result<OwnedFd, StoreError> {
     open(parent, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY)
 }
 
 /// The same; `None` when there is nothing of that name.
-pub(super) fn find_dir(parent: BorrowedFd<'_>, name: impl AsRef<Path>) -> Result<Option<OwnedFd>, StoreError> {
+pub(super) fn find_dir(
+    parent: BorrowedFd<'_>,
+    name: impl AsRef<Path>,
+) -> Result<Option<OwnedFd>, StoreError> {
     let name = name.as_ref();
-    match openat2(parent, name, how(OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty())) {
+    match openat2(
+        parent,
+        name,
+        how(OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty()),
+    ) {
         Ok(fd) => Ok(Some(fd)),
         Err(Errno::ENOENT) => Ok(None),
         Err(e) => Err(StoreError::io("open", name, e)),
@@ -77,7 +94,8 @@ pub(super) fn sync(fd: impl AsFd, name: impl AsRef<Path>) -> Result<(), StoreErr
 /// The names in a directory, without `.` and `..`.
 pub(super) fn names(dir: BorrowedFd<'_>) -> Result<Vec<OsString>, StoreError> {
     // A descriptor of its own: reading a directory moves its position.
-    let listing = open_dir(dir, ".").and_then(|fd| Dir::from_fd(fd).map_err(|e| StoreError::io("list", ".", e)))?;
+    let listing = open_dir(dir, ".")
+        .and_then(|fd| Dir::from_fd(fd).map_err(|e| StoreError::io("list", ".", e)))?;
     let mut names = Vec::new();
     for entry in listing {
         let entry = entry.map_err(|e| StoreError::io("list", ".", e))?;
@@ -146,13 +164,20 @@ pub(super) fn read_file(parent: BorrowedFd<'_>, name: &str) -> Result<Option<Vec
     read.map_err(|e| StoreError::io("read", name, e))?;
     if content.len() as u64 > RECORD_LIMIT {
         let reason = format!("it is longer than {RECORD_LIMIT} bytes");
-        return Err(StoreError::Damaged { path: name.into(), reason });
+        return Err(StoreError::Damaged {
+            path: name.into(),
+            reason,
+        });
     }
     Ok(Some(content))
 }
 
 /// Replaces a file so that after a crash at any instant either the old or the new content is there, whole.
-pub(super) fn write_file(dir: BorrowedFd<'_>, name: &str, content: &[u8]) -> Result<(), StoreError> {
+pub(super) fn write_file(
+    dir: BorrowedFd<'_>,
+    name: &str,
+    content: &[u8],
+) -> Result<(), StoreError> {
     let io = |operation: &'static str| move |e: std::io::Error| StoreError::io(operation, name, e);
     let temporary = format!("{name}{TEMPORARY_SUFFIX}");
     // A leftover of a crash; its content was never promised to anybody.
@@ -163,7 +188,8 @@ pub(super) fn write_file(dir: BorrowedFd<'_>, name: &str, content: &[u8]) -> Res
     // The content must be on disk before the name leads to it, or a power cut leaves an empty file.
     file.sync_all().map_err(io("flush"))?;
     fault::point!("store.write.flushed").map_err(io("flush"))?;
-    nix::fcntl::renameat(dir, temporary.as_str(), dir, name).map_err(|e| StoreError::io("rename", name, e))?;
+    nix::fcntl::renameat(dir, temporary.as_str(), dir, name)
+        .map_err(|e| StoreError::io("rename", name, e))?;
     fault::point!("store.write.renamed").map_err(io("rename"))?;
     // The rename itself lives in the directory.
     sync(dir, name)

@@ -58,8 +58,16 @@ pub enum StoreError {
 
 impl StoreError {
     /// A failed system call.
-    pub fn io(operation: &'static str, path: impl AsRef<Path>, source: impl Into<io::Error>) -> Self {
-        Self::Io { operation, path: path.as_ref().to_owned(), source: source.into() }
+    pub fn io(
+        operation: &'static str,
+        path: impl AsRef<Path>,
+        source: impl Into<io::Error>,
+    ) -> Self {
+        Self::Io {
+            operation,
+            path: path.as_ref().to_owned(),
+            source: source.into(),
+        }
     }
 
     /// The kernel said that there is no room.
@@ -67,7 +75,10 @@ impl StoreError {
     pub fn is_no_space(&self) -> bool {
         match self {
             Self::Io { source, .. } => {
-                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+                matches!(
+                    source.kind(),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                )
             }
             Self::Damaged { .. }
             | Self::TooNew { .. }

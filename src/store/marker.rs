@@ -18,7 +18,14 @@ use crate::volume::PoolUuid;
 pub(super) const MARKER: &str = "pool.json";
 
 /// The directories of a pool.
-pub(super) const DIRECTORIES: [&str; 6] = ["incoming", "volumes", "snapshots", "archive", "retained", "trash"];
+pub(super) const DIRECTORIES: [&str; 6] = [
+    "incoming",
+    "volumes",
+    "snapshots",
+    "archive",
+    "retained",
+    "trash",
+];
 
 /// What the marker says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,14 +60,29 @@ struct MarkerFile {
 
 /// Reads the marker in a directory.
 pub(super) fn read(pool: BorrowedFd<'_>) -> Result<Option<Marker>, StoreError> {
-    let Some(content) = dir::read_file(pool, MARKER)? else { return Ok(None) };
-    let damaged = |reason: String| StoreError::Damaged { path: MARKER.into(), reason };
+    let Some(content) = dir::read_file(pool, MARKER)? else {
+        return Ok(None);
+    };
+    let damaged = |reason: String| StoreError::Damaged {
+        path: MARKER.into(),
+        reason,
+    };
     let file: MarkerFile = serde_json::from_slice(&content).map_err(|e| damaged(e.to_string()))?;
     if file.min_reader > READER {
-        return Err(StoreError::TooNew { path: MARKER.into(), needs: file.min_reader, reader: READER });
+        return Err(StoreError::TooNew {
+            path: MARKER.into(),
+            needs: file.min_reader,
+            reader: READER,
+        });
     }
-    let uuid = file.uuid.parse().map_err(|e: crate::volume::IdError| damaged(e.to_string()))?;
-    Ok(Some(Marker { uuid, name: file.name }))
+    let uuid = file
+        .uuid
+        .parse()
+        .map_err(|e: crate::volume::IdError| damaged(e.to_string()))?;
+    Ok(Some(Marker {
+        uuid,
+        name: file.name,
+    }))
 }
 
 /// Writes the marker.
@@ -93,7 +115,9 @@ pub(super) fn open_path(path: &Path) -> Result<Option<OwnedFd>, StoreError> {
 /// # Errors
 /// It cannot be read, or a marker is there and damaged.
 pub(super) fn look(path: &Path) -> Result<PoolLook, StoreError> {
-    let Some(pool) = open_path(path)? else { return Ok(PoolLook::Absent) };
+    let Some(pool) = open_path(path)? else {
+        return Ok(PoolLook::Absent);
+    };
     if let Some(marker) = read(pool.as_fd())? {
         return Ok(PoolLook::Pool(marker));
     }
@@ -126,16 +150,20 @@ fn is_leftover_of_init(pool: BorrowedFd<'_>, name: &OsStr) -> Result<bool, Store
 /// The directory is not empty, or a system call failed.
 pub(super) fn init(path: &Path, marker: &Marker) -> Result<(), StoreError> {
     if let PoolLook::Foreign(found) = look(path)? {
-        return Err(StoreError::NotEmpty { path: path.to_owned(), found });
+        return Err(StoreError::NotEmpty {
+            path: path.to_owned(),
+            found,
+        });
     }
     make_path(path)?;
-    let pool = open_path(path)?
-        .ok_or_else(|| StoreError::io("open", path, nix::errno::Errno::ENOENT))?;
+    let pool =
+        open_path(path)?.ok_or_else(|| StoreError::io("open", path, nix::errno::Errno::ENOENT))?;
     for name in DIRECTORIES {
         dir::make_dir(pool.as_fd(), name)?;
     }
     dir::sync(pool.as_fd(), path)?;
-    fault::point!("store.init.directories").map_err(|e| StoreError::io("make a pool in", path, e))?;
+    fault::point!("store.init.directories")
+        .map_err(|e| StoreError::io("make a pool in", path, e))?;
     write(pool.as_fd(), marker)
 }
 

@@ -66,7 +66,13 @@ impl Resolved {
     /// It is a raw block device.
     #[must_use]
     pub const fn is_block(self) -> bool {
-        matches!(self, Self::Loop { filesystem: None, .. })
+        matches!(
+            self,
+            Self::Loop {
+                filesystem: None,
+                ..
+            }
+        )
     }
 }
 
@@ -95,7 +101,11 @@ impl Volume {
     /// Its id in the pool with that tag.
     #[must_use]
     pub fn id(&self, pool: PoolTag) -> VolumeId {
-        VolumeId { pool, key: self.key.clone(), generation: self.generation.clone() }
+        VolumeId {
+            pool,
+            key: self.key.clone(),
+            generation: self.generation.clone(),
+        }
     }
 }
 
@@ -163,21 +173,30 @@ fn unknown(field: &'static str, word: &str) -> String {
 }
 
 fn filesystem(field: &'static str, word: Option<&str>) -> Result<Option<Filesystem>, String> {
-    word.map(|word| Filesystem::from_word(word).ok_or_else(|| unknown(field, word))).transpose()
+    word.map(|word| Filesystem::from_word(word).ok_or_else(|| unknown(field, word)))
+        .transpose()
 }
 
 impl ResolvedFile {
     fn of(resolved: Resolved) -> Self {
         let image = match resolved {
             Resolved::Hostpath => None,
-            Resolved::Loop { filesystem, sector, allocation, direct_io } => Some(ImageFile {
+            Resolved::Loop {
+                filesystem,
+                sector,
+                allocation,
+                direct_io,
+            } => Some(ImageFile {
                 filesystem: filesystem.map(|filesystem| filesystem.to_string()),
                 sector_bytes: sector,
                 allocation: allocation.to_string(),
                 direct_io: direct_io.to_string(),
             }),
         };
-        Self { backend: resolved.backend().to_string(), image }
+        Self {
+            backend: resolved.backend().to_string(),
+            image,
+        }
     }
 
     fn read(&self) -> Result<Resolved, String> {
@@ -185,14 +204,22 @@ impl ResolvedFile {
             .ok_or_else(|| unknown("resolved.backend", &self.backend))?;
         match (backend, &self.image) {
             (Backend::Hostpath, None) => Ok(Resolved::Hostpath),
-            (Backend::Hostpath, Some(_)) => Err("a hostpath volume has no resolved.image".to_owned()),
+            (Backend::Hostpath, Some(_)) => {
+                Err("a hostpath volume has no resolved.image".to_owned())
+            }
             (Backend::Loop, None) => Err("a loop volume needs resolved.image".to_owned()),
             (Backend::Loop, Some(image)) => {
                 if !matches!(image.sector_bytes, 512 | 4096) {
-                    return Err(format!("sectorBytes is {}, not 512 or 4096", image.sector_bytes));
+                    return Err(format!(
+                        "sectorBytes is {}, not 512 or 4096",
+                        image.sector_bytes
+                    ));
                 }
                 Ok(Resolved::Loop {
-                    filesystem: filesystem("resolved.image.filesystem", image.filesystem.as_deref())?,
+                    filesystem: filesystem(
+                        "resolved.image.filesystem",
+                        image.filesystem.as_deref(),
+                    )?,
                     sector: image.sector_bytes,
                     allocation: Allocation::from_word(&image.allocation)
                         .ok_or_else(|| unknown("resolved.image.allocation", &image.allocation))?,
@@ -216,8 +243,16 @@ impl RecordFile {
             request: RequestFile {
                 required_bytes: volume.request.capacity.required.bytes(),
                 limit_bytes: volume.request.capacity.limit.map(ByteSize::bytes),
-                access: if volume.request.block { "block" } else { "mount" }.to_owned(),
-                filesystem: volume.request.filesystem.map(|filesystem| filesystem.to_string()),
+                access: if volume.request.block {
+                    "block"
+                } else {
+                    "mount"
+                }
+                .to_owned(),
+                filesystem: volume
+                    .request
+                    .filesystem
+                    .map(|filesystem| filesystem.to_string()),
                 parameters: volume.request.parameters.clone(),
             },
             resolved: ResolvedFile::of(volume.resolved),
@@ -235,8 +270,14 @@ impl RecordFile {
             other => return Err(unknown("request.access", other)),
         };
         Ok(Volume {
-            key: self.key.parse().map_err(|e: crate::volume::IdError| e.to_string())?,
-            generation: self.generation.parse().map_err(|e: crate::volume::IdError| e.to_string())?,
+            key: self
+                .key
+                .parse()
+                .map_err(|e: crate::volume::IdError| e.to_string())?,
+            generation: self
+                .generation
+                .parse()
+                .map_err(|e: crate::volume::IdError| e.to_string())?,
             name: self.name,
             created: self.created,
             request: Request {
@@ -272,7 +313,10 @@ impl Record {
     /// The record of a new volume.
     #[must_use]
     pub fn new(volume: Volume) -> Self {
-        Self { volume, raw: Map::new() }
+        Self {
+            volume,
+            raw: Map::new(),
+        }
     }
 
     /// Reads a record that lies in the directory of `key`.
@@ -281,7 +325,10 @@ impl Record {
     /// [`StoreError::Damaged`] or [`StoreError::TooNew`].
     pub fn parse(key: &Key, content: &[u8]) -> Result<Self, StoreError> {
         let path = std::path::Path::new(key.as_str()).join(RECORD);
-        let damaged = |reason: String| StoreError::Damaged { path: path.clone(), reason };
+        let damaged = |reason: String| StoreError::Damaged {
+            path: path.clone(),
+            reason,
+        };
         let raw: Map<String, Value> =
             serde_json::from_slice(content).map_err(|e| damaged(e.to_string()))?;
         let needs = raw.get("minReader").and_then(Value::as_u64);
@@ -289,7 +336,11 @@ impl Record {
         match needs {
             None => return Err(damaged("it has no minReader".to_owned())),
             Some(needs) if needs > READER => {
-                return Err(StoreError::TooNew { path, needs, reader: READER });
+                return Err(StoreError::TooNew {
+                    path,
+                    needs,
+                    reader: READER,
+                });
             }
             Some(_) => {}
         }
@@ -307,12 +358,15 @@ impl Record {
     /// # Errors
     /// It cannot be written as JSON.
     pub fn to_text(&self) -> Result<Vec<u8>, StoreError> {
-        let failed = |e: serde_json::Error| StoreError::io("write", RECORD, std::io::Error::from(e));
+        let failed =
+            |e: serde_json::Error| StoreError::io("write", RECORD, std::io::Error::from(e));
         let known = match serde_json::to_value(RecordFile::of(&self.volume)).map_err(failed)? {
             Value::Object(known) => known,
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
-                Map::new()
-            }
+            Value::Null
+            | Value::Bool(_)
+            | Value::Number(_)
+            | Value::String(_)
+            | Value::Array(_) => Map::new(),
         };
         let mut merged = self.raw.clone();
         // A later release may have written a higher format that this one can read: it stays.
@@ -381,15 +435,29 @@ pub(crate) mod tests {
         let good = String::from_utf8(record.to_text().unwrap()).unwrap();
         for (from, to, reason) in [
             ("\"minReader\": 1", "\"minReader\": 2", "later release"),
-            ("\"backend\": \"loop\",\n    \"image\"", "\"backend\": \"zfs\",\n    \"image\"", "\"zfs\""),
+            (
+                "\"backend\": \"loop\",\n    \"image\"",
+                "\"backend\": \"zfs\",\n    \"image\"",
+                "\"zfs\"",
+            ),
             ("\"sectorBytes\": 4096", "\"sectorBytes\": 1", "512 or 4096"),
-            ("\"onDelete\": \"archive\"", "\"onDelete\": \"burn\"", "burn"),
-            (record.volume.key.as_str(), Key::of_name("b").as_str(), "belongs to"),
+            (
+                "\"onDelete\": \"archive\"",
+                "\"onDelete\": \"burn\"",
+                "burn",
+            ),
+            (
+                record.volume.key.as_str(),
+                Key::of_name("b").as_str(),
+                "belongs to",
+            ),
             ("\"created\"", "\"cre", "damaged"),
         ] {
             assert!(good.contains(from), "{from}");
             let text = good.replace(from, to);
-            let error = Record::parse(&record.volume.key, text.as_bytes()).unwrap_err().to_string();
+            let error = Record::parse(&record.volume.key, text.as_bytes())
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(reason), "{from}: {error}");
         }
         assert!(Record::parse(&record.volume.key, b"").is_err());

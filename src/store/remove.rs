@@ -48,12 +48,19 @@ pub(super) fn tree(
     disposal: Disposal,
     host: &dyn Host,
 ) -> Result<(), StoreError> {
-    let Some(stat) = dir::stat(parent, name)? else { return Ok(()) };
+    let Some(stat) = dir::stat(parent, name)? else {
+        return Ok(());
+    };
     if !dir::is_kind(&stat, SFlag::S_IFDIR) {
         return dir::unlink(parent, name);
     }
     let top = dir::open_dir(parent, name)?;
-    let mut remover = Remover { top: top.as_fd(), lifted: 0, disposal, host };
+    let mut remover = Remover {
+        top: top.as_fd(),
+        lifted: 0,
+        disposal,
+        host,
+    };
     loop {
         let names = dir::names(top.as_fd())?;
         let rest: Vec<OsString> = names.into_iter().filter(|name| name != RECORD).collect();
@@ -70,8 +77,15 @@ pub(super) fn tree(
 }
 
 impl Remover<'_> {
-    fn remove(&mut self, parent: BorrowedFd<'_>, name: &OsStr, depth: usize) -> Result<(), StoreError> {
-        let Some(stat) = dir::stat(parent, name)? else { return Ok(()) };
+    fn remove(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        name: &OsStr,
+        depth: usize,
+    ) -> Result<(), StoreError> {
+        let Some(stat) = dir::stat(parent, name)? else {
+            return Ok(());
+        };
         if dir::is_kind(&stat, SFlag::S_IFDIR) {
             return self.remove_directory(parent, name, depth);
         }
@@ -121,7 +135,8 @@ impl Remover<'_> {
 fn overwrite(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), StoreError> {
     const ZEROES: [u8; 1 << 18] = [0; 1 << 18];
     let failed = |e: std::io::Error| StoreError::io("overwrite", name, e);
-    let mut file: std::fs::File = dir::open(parent, name, OFlag::O_WRONLY | OFlag::O_NONBLOCK)?.into();
+    let mut file: std::fs::File =
+        dir::open(parent, name, OFlag::O_WRONLY | OFlag::O_NONBLOCK)?.into();
     let mut at = 0_i64;
     loop {
         let start = match lseek64(&file, at, Whence::SeekData) {
@@ -130,8 +145,10 @@ fn overwrite(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), StoreError> {
             Err(Errno::ENXIO) => break,
             Err(e) => return Err(StoreError::io("overwrite", name, e)),
         };
-        let end = lseek64(&file, start, Whence::SeekHole).map_err(|e| StoreError::io("overwrite", name, e))?;
-        file.seek(SeekFrom::Start(start.unsigned_abs())).map_err(failed)?;
+        let end = lseek64(&file, start, Whence::SeekHole)
+            .map_err(|e| StoreError::io("overwrite", name, e))?;
+        file.seek(SeekFrom::Start(start.unsigned_abs()))
+            .map_err(failed)?;
         let mut left = usize::try_from(end - start).unwrap_or(0);
         while left > 0 {
             let piece = ZEROES.get(..left.min(ZEROES.len())).unwrap_or(&ZEROES);
@@ -152,7 +169,12 @@ mod tests {
 
     fn remove(path: &Path, disposal: Disposal) -> Result<(), StoreError> {
         let parent = std::fs::File::open(path.parent().unwrap()).unwrap();
-        tree(parent.as_fd(), path.file_name().unwrap(), disposal, &FakeHost::new())
+        tree(
+            parent.as_fd(),
+            path.file_name().unwrap(),
+            disposal,
+            &FakeHost::new(),
+        )
     }
 
     #[test]

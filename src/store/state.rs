@@ -59,16 +59,17 @@ impl StateDir {
             match dir::create_file(self.fd.as_fd(), &name) {
                 Ok(_) => {}
                 // Another process was first; the lock below decides.
-                Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(StoreError::Io { source, .. })
+                    if source.kind() == std::io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
         }
         let file = dir::open(self.fd.as_fd(), &name, OFlag::O_RDWR)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => Ok(PoolLock { _file: file }),
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
-                Err(StoreError::Locked { path: self.path.join(name) })
-            }
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(StoreError::Locked {
+                path: self.path.join(name),
+            }),
             Err((_, e)) => Err(StoreError::io("lock", self.path.join(name), e)),
         }
     }
@@ -79,10 +80,19 @@ impl StateDir {
     /// The file cannot be read or is damaged.
     pub fn known(&self, pool: &str) -> Result<Option<PoolUuid>, StoreError> {
         let name = format!("{pool}.pool.json");
-        let Some(content) = dir::read_file(self.fd.as_fd(), &name)? else { return Ok(None) };
-        let damaged = |reason: String| StoreError::Damaged { path: self.path.join(&name), reason };
-        let known: KnownPool = serde_json::from_slice(&content).map_err(|e| damaged(e.to_string()))?;
-        let uuid = known.uuid.parse().map_err(|e: crate::volume::IdError| damaged(e.to_string()))?;
+        let Some(content) = dir::read_file(self.fd.as_fd(), &name)? else {
+            return Ok(None);
+        };
+        let damaged = |reason: String| StoreError::Damaged {
+            path: self.path.join(&name),
+            reason,
+        };
+        let known: KnownPool =
+            serde_json::from_slice(&content).map_err(|e| damaged(e.to_string()))?;
+        let uuid = known
+            .uuid
+            .parse()
+            .map_err(|e: crate::volume::IdError| damaged(e.to_string()))?;
         Ok(Some(uuid))
     }
 
@@ -92,7 +102,11 @@ impl StateDir {
     /// A system call failed.
     pub fn remember(&self, pool: &str, uuid: &PoolUuid, path: &Path) -> Result<(), StoreError> {
         let name = format!("{pool}.pool.json");
-        let known = KnownPool { format: 1, uuid: uuid.to_string(), path: path.to_owned() };
+        let known = KnownPool {
+            format: 1,
+            uuid: uuid.to_string(),
+            path: path.to_owned(),
+        };
         let text = serde_json::to_vec_pretty(&known)
             .map_err(|e| StoreError::io("write", &name, std::io::Error::from(e)))?;
         dir::write_file(self.fd.as_fd(), &name, &text)
@@ -115,7 +129,9 @@ impl StateDir {
         let path = Path::new(FORGOTTEN).join(id.to_string());
         match dir::open(self.fd.as_fd(), &path, OFlag::O_PATH) {
             Ok(_) => Ok(true),
-            Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                Ok(false)
+            }
             Err(error) => Err(error),
         }
     }

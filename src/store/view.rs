@@ -54,7 +54,9 @@ impl PoolView {
         let mut listed = Vec::new();
         for key in keys {
             // One that was deleted meanwhile is not there any more.
-            let Some(fd) = dir::find_dir(volumes.as_fd(), key.as_str())? else { continue };
+            let Some(fd) = dir::find_dir(volumes.as_fd(), key.as_str())? else {
+                continue;
+            };
             let record = read_record(fd.as_fd(), &key).map(|record| record.volume);
             listed.push((key, record));
         }

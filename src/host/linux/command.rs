@@ -1,0 +1,190 @@
+//! Runs the system's programs: mkfs and e2fsck.
+//!
+//! Invariants: programs are found once, in fixed directories, never by the caller's PATH; they run with an empty
+//! environment in the C locale, without anything on standard input, and never through a shell.
+//!
+//! Must not: be used on a hot path.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the one place that runs programs"
+)]
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+
+use crate::host::CommandError;
+
+const DIRECTORIES: [&str; 6] = [
+    "/usr/sbin",
+    "/usr/bin",
+    "/sbin",
+    "/bin",
+    "/usr/local/sbin",
+    "/usr/local/bin",
+];
+
+/// As much of a program's complaint as goes into an error.
+const TAIL: usize = 2000;
+
+/// A program of the system.
+#[derive(Debug)]
+pub(super) struct Program {
+    name: &'static str,
+    package: &'static str,
+    path: Option<PathBuf>,
+    version: OnceLock<Option<(u32, u32)>>,
+}
+
+/// The programs that this driver runs.
+#[derive(Debug)]
+pub(super) struct Programs {
+    pub(super) mke2fs: Program,
+    pub(super) e2fsck: Program,
+    pub(super) mkfs_xfs: Program,
+    pub(super) mkfs_btrfs: Program,
+}
+
+impl Programs {
+    /// Looks for all of them; one that is missing is an error only when it is needed.
+    pub(super) fn find() -> Self {
+        Self {
+            mke2fs: Program::find("mke2fs", "e2fsprogs"),
+            e2fsck: Program::find("e2fsck", "e2fsprogs"),
+            mkfs_xfs: Program::find("mkfs.xfs", "xfsprogs"),
+            mkfs_btrfs: Program::find("mkfs.btrfs", "btrfs-progs"),
+        }
+    }
+}
+
+impl Program {
+    fn find(name: &'static str, package: &'static str) -> Self {
+        let path = DIRECTORIES
+            .iter()
+            .map(|directory| Path::new(directory).join(name))
+            .find(|path| path.is_file());
+        Self {
+            name,
+            package,
+            path,
+            version: OnceLock::new(),
+        }
+    }
+
+    fn output(&self, arguments: &[impl AsRef<OsStr>]) -> Result<Output, CommandError> {
+        let path = self.path.as_deref().ok_or(CommandError::Missing {
+            program: self.name,
+            package: self.package,
+        })?;
+        Command::new(path)
+            .args(arguments)
+            .env_clear()
+            .env("LC_ALL", "C")
+            .env("PATH", DIRECTORIES.join(":"))
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|source| CommandError::Start {
+                program: self.name,
+                source,
+            })
+    }
+
+    /// Runs it; `accepted` are the exit codes that mean success.
+    pub(super) fn run(
+        &self,
+        arguments: &[impl AsRef<OsStr>],
+        accepted: &[i32],
+    ) -> Result<(), CommandError> {
+        let output = self.output(arguments)?;
+        if output
+            .status
+            .code()
+            .is_some_and(|code| accepted.contains(&code))
+        {
+            return Ok(());
+        }
+        // e2fsck tells its findings on standard output.
+        let complaint = if output.stderr.iter().all(u8::is_ascii_whitespace) {
+            &output.stdout
+        } else {
+            &output.stderr
+        };
+        Err(CommandError::Failed {
+            program: self.name,
+            status: output.status.to_string(),
+            stderr: tail(complaint),
+        })
+    }
+
+    /// Major and minor version as `-V` tells them, asked once; `None` when it cannot be read.
+    pub(super) fn version(&self) -> Option<(u32, u32)> {
+        *self.version.get_or_init(|| {
+            let output = self.output(&["-V"]).ok()?;
+            version_in(&String::from_utf8_lossy(&output.stdout))
+                .or_else(|| version_in(&String::from_utf8_lossy(&output.stderr)))
+        })
+    }
+}
+
+/// The last lines of a text, on one line.
+fn tail(text: &[u8]) -> String {
+    let start = text.len().saturating_sub(TAIL);
+    let text = String::from_utf8_lossy(text.get(start..).unwrap_or_default());
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    lines.join("; ")
+}
+
+/// The first word of the form `6.1`, `6.1.0` or `v6.2`.
+fn version_in(text: &str) -> Option<(u32, u32)> {
+    text.split_ascii_whitespace().find_map(|word| {
+        let mut numbers = word.strip_prefix('v').unwrap_or(word).split(['.', '-']);
+        Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_from_what_programs_print() {
+        for (text, version) in [
+            ("mkfs.xfs version 6.1.0", Some((6, 1))),
+            ("mkfs.btrfs, part of btrfs-progs v6.2\n+ZSTD", Some((6, 2))),
+            ("mkfs.xfs version 6.10.0-rc1", Some((6, 10))),
+            ("mkfs.xfs version 5.10-rc0", Some((5, 10))),
+            ("no number", None),
+        ] {
+            assert_eq!(version_in(text), version, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_missing_program_names_its_package() {
+        let missing = Program::find("mkfs.orlop-none", "orlop-none");
+        let error = missing.run(&["-V"], &[0]).unwrap_err();
+        assert!(
+            error.to_string().contains("install the package orlop-none"),
+            "{error}"
+        );
+        assert_eq!(missing.version(), None);
+    }
+
+    #[test]
+    fn a_failure_tells_the_last_words() {
+        let shell = Program::find("sh", "dash");
+        let fails = shell.run(&["-c", "echo one; echo two >&2; exit 3"], &[0]);
+        let text = fails.unwrap_err().to_string();
+        assert!(
+            text.contains("exit status: 3") && text.contains("two"),
+            "{text}"
+        );
+        assert!(shell.run(&["-c", "exit 1"], &[0, 1]).is_ok());
+    }
+}

@@ -1,0 +1,454 @@
+//! System calls and ioctls that nix has no wrapper for. The only file of the crate with `unsafe` in it.
+//!
+//! Every function is safe to call with any arguments: structures are built here, sizes are those of the kernel's
+//! own headers, and descriptors come in borrowed and go out owned. Numbers and layouts are the kernel's
+//! (include/uapi/linux: mount.h, loop.h, fs.h, btrfs.h; fs/xfs/libxfs/xfs_fs.h; fs/ext4/ext4.h).
+//!
+//! Must not: decide anything, or turn an errno into something else.
+#![expect(
+    unsafe_code,
+    reason = "system calls and ioctls without a safe wrapper; kept in this one file"
+)]
+
+use std::ffi::{CStr, CString, OsStr};
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+
+/// `struct mount_attr` of mount_setattr(2).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct MountAttr {
+    /// `MOUNT_ATTR_*` to set.
+    pub(super) set: u64,
+    /// `MOUNT_ATTR_*` to clear.
+    pub(super) clear: u64,
+    /// `MS_PRIVATE` and the like; zero leaves it.
+    pub(super) propagation: u64,
+    userns_fd: u64,
+}
+
+pub(super) const MOUNT_ATTR_RDONLY: u64 = 0x1;
+pub(super) const MOUNT_ATTR_NOSUID: u64 = 0x2;
+pub(super) const MOUNT_ATTR_NODEV: u64 = 0x4;
+pub(super) const MOUNT_ATTR_NOEXEC: u64 = 0x8;
+/// All bits of the choice between relatime, noatime and strictatime.
+pub(super) const MOUNT_ATTR_ATIME: u64 = 0x70;
+pub(super) const MOUNT_ATTR_NOATIME: u64 = 0x10;
+pub(super) const MOUNT_ATTR_STRICTATIME: u64 = 0x20;
+pub(super) const MOUNT_ATTR_NODIRATIME: u64 = 0x80;
+pub(super) const MOUNT_ATTR_NOSYMFOLLOW: u64 = 0x0020_0000;
+
+const OPEN_TREE_CLONE: libc::c_int = 1;
+const MOVE_MOUNT_F_EMPTY_PATH: libc::c_int = 0x4;
+const FSOPEN_CLOEXEC: libc::c_int = 1;
+const FSMOUNT_CLOEXEC: libc::c_int = 1;
+const FSCONFIG_SET_FLAG: libc::c_int = 0;
+const FSCONFIG_SET_STRING: libc::c_int = 1;
+const FSCONFIG_CMD_CREATE: libc::c_int = 6;
+
+/// `struct loop_info64`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LoopInfo {
+    pub(super) device: u64,
+    pub(super) inode: u64,
+    pub(super) rdevice: u64,
+    pub(super) offset: u64,
+    pub(super) size_limit: u64,
+    number: u32,
+    encrypt_type: u32,
+    encrypt_key_size: u32,
+    pub(super) flags: u32,
+    /// A name for people; the kernel never reads it.
+    pub(super) file_name: [u8; 64],
+    crypt_name: [u8; 64],
+    encrypt_key: [u8; 32],
+    init: [u64; 2],
+}
+
+impl LoopInfo {
+    pub(super) const EMPTY: Self = Self {
+        device: 0,
+        inode: 0,
+        rdevice: 0,
+        offset: 0,
+        size_limit: 0,
+        number: 0,
+        encrypt_type: 0,
+        encrypt_key_size: 0,
+        flags: 0,
+        file_name: [0; 64],
+        crypt_name: [0; 64],
+        encrypt_key: [0; 32],
+        init: [0; 2],
+    };
+}
+
+pub(super) const LO_FLAGS_READ_ONLY: u32 = 1;
+pub(super) const LO_FLAGS_AUTOCLEAR: u32 = 4;
+pub(super) const LO_FLAGS_DIRECT_IO: u32 = 16;
+
+/// `struct loop_config`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    info: LoopInfo,
+    reserved: [u64; 8],
+}
+
+/// `struct xfs_fsop_geom`, of which only the beginning matters here.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct XfsGeometry {
+    pub(super) block_size: u32,
+    rt_extent_size: u32,
+    ag_blocks: u32,
+    ag_count: u32,
+    log_blocks: u32,
+    sector_size: u32,
+    inode_size: u32,
+    pub(super) inode_max_percent: u32,
+    pub(super) data_blocks: u64,
+    rest: [u64; 27],
+}
+
+/// `struct xfs_growfs_data`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+struct XfsGrow {
+    new_blocks: u64,
+    inode_max_percent: u32,
+}
+
+const BTRFS_NAME: usize = 4088;
+
+/// `struct btrfs_ioctl_vol_args`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+struct BtrfsArgs {
+    fd: i64,
+    name: [u8; BTRFS_NAME],
+}
+
+const _: () = assert!(size_of::<LoopInfo>() == 232);
+const _: () = assert!(size_of::<LoopConfig>() == 304);
+const _: () = assert!(size_of::<XfsGeometry>() == 256);
+const _: () = assert!(size_of::<BtrfsArgs>() == 4096);
+
+const BTRFS_SUBVOL_RDONLY: u64 = 2;
+
+mod raw {
+    use super::{BtrfsArgs, LoopConfig, LoopInfo, XfsGeometry, XfsGrow};
+
+    nix::ioctl_none_bad!(loop_clr_fd, 0x4C01);
+    nix::ioctl_read_bad!(loop_get_status64, 0x4C05, LoopInfo);
+    nix::ioctl_none_bad!(loop_set_capacity, 0x4C07);
+    nix::ioctl_write_ptr_bad!(loop_configure, 0x4C0A, LoopConfig);
+    nix::ioctl_none_bad!(loop_ctl_get_free, 0x4C82);
+    // The header says size_t and int or long, the kernel moves 64 and 32 bits.
+    nix::ioctl_read_bad!(
+        blk_get_size,
+        nix::request_code_read!(0x12, 114, size_of::<usize>()),
+        u64
+    );
+    nix::ioctl_read_bad!(
+        fs_get_flags,
+        nix::request_code_read!(b'f', 1, size_of::<libc::c_long>()),
+        u32
+    );
+    nix::ioctl_write_ptr_bad!(
+        fs_set_flags,
+        nix::request_code_write!(b'f', 2, size_of::<libc::c_long>()),
+        u32
+    );
+    nix::ioctl_write_ptr!(ext4_resize, b'f', 16, u64);
+    nix::ioctl_read!(xfs_geometry, b'X', 126, XfsGeometry);
+    nix::ioctl_write_ptr!(xfs_grow, b'X', 110, XfsGrow);
+    nix::ioctl_write_ptr!(btrfs_resize, 0x94, 3, BtrfsArgs);
+    nix::ioctl_write_ptr!(btrfs_subvol_create, 0x94, 14, BtrfsArgs);
+    nix::ioctl_write_ptr!(btrfs_snap_destroy, 0x94, 15, BtrfsArgs);
+    nix::ioctl_read!(btrfs_get_flags, 0x94, 25, u64);
+    nix::ioctl_write_ptr!(btrfs_set_flags, 0x94, 26, u64);
+}
+
+fn c_path(path: &Path) -> nix::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_nul| Errno::EINVAL)
+}
+
+/// What a system call answered: a new descriptor.
+fn owned(result: libc::c_long) -> nix::Result<OwnedFd> {
+    let number = Errno::result(result)?;
+    let number = i32::try_from(number).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel has just made this descriptor for the caller, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+fn clone_tree(dir: libc::c_int, path: &CStr, extra: libc::c_int) -> nix::Result<OwnedFd> {
+    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC | libc::AT_NO_AUTOMOUNT | extra;
+    // SAFETY: `path` is a NUL-terminated string that outlives the call; the other arguments are plain numbers.
+    owned(unsafe { libc::syscall(libc::SYS_open_tree, dir, path.as_ptr(), flags) })
+}
+
+/// A detached mount of the tree at an open file or directory (open_tree(2)).
+pub(super) fn clone_tree_of(file: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
+    clone_tree(file.as_raw_fd(), c"", libc::AT_EMPTY_PATH)
+}
+
+/// The same for a path; a link at its end is not followed.
+pub(super) fn clone_tree_at(path: &Path) -> nix::Result<OwnedFd> {
+    clone_tree(libc::AT_FDCWD, &c_path(path)?, libc::AT_SYMLINK_NOFOLLOW)
+}
+
+/// mount_setattr(2) on a detached mount.
+pub(super) fn set_attributes(tree: BorrowedFd<'_>, attributes: &MountAttr) -> nix::Result<()> {
+    // SAFETY: `attributes` is a live `struct mount_attr` of the size that is told, and the path is a literal.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            std::ptr::from_ref(attributes),
+            size_of::<MountAttr>(),
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+/// Puts a detached mount at a path (move_mount(2)); a link at its end is not followed.
+pub(super) fn move_mount(tree: BorrowedFd<'_>, target: &Path) -> nix::Result<()> {
+    let target = c_path(target)?;
+    // SAFETY: both paths are NUL-terminated strings that outlive the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_FDCWD,
+            target.as_ptr(),
+            MOVE_MOUNT_F_EMPTY_PATH,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+fn fsconfig(
+    context: BorrowedFd<'_>,
+    command: libc::c_int,
+    key: Option<&CStr>,
+    value: Option<&CStr>,
+) -> nix::Result<()> {
+    let pointer = |text: Option<&CStr>| text.map_or(std::ptr::null(), CStr::as_ptr);
+    // SAFETY: key and value are NUL-terminated strings that outlive the call, or null where the command takes none.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_fsconfig,
+            context.as_raw_fd(),
+            command,
+            pointer(key),
+            pointer(value),
+            0,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+/// Mounts a filesystem nowhere: it is reachable through the descriptor only and goes with it. On failure also what
+/// the kernel has to say.
+pub(super) fn mount_detached(
+    filesystem: &CStr,
+    device: &Path,
+    flags: &[&CStr],
+) -> Result<OwnedFd, (Errno, String)> {
+    let quiet = |errno| (errno, String::new());
+    let device = c_path(device).map_err(quiet)?;
+    // SAFETY: the name is a NUL-terminated string that outlives the call.
+    let context =
+        owned(unsafe { libc::syscall(libc::SYS_fsopen, filesystem.as_ptr(), FSOPEN_CLOEXEC) })
+            .map_err(quiet)?;
+    let made = (|| {
+        let fd = context.as_fd();
+        fsconfig(fd, FSCONFIG_SET_STRING, Some(c"source"), Some(&device))?;
+        for flag in flags {
+            fsconfig(fd, FSCONFIG_SET_FLAG, Some(flag), None)?;
+        }
+        fsconfig(fd, FSCONFIG_CMD_CREATE, None, None)?;
+        // SAFETY: all arguments are plain numbers.
+        owned(unsafe { libc::syscall(libc::SYS_fsmount, fd.as_raw_fd(), FSMOUNT_CLOEXEC, 0) })
+    })();
+    made.map_err(|errno| (errno, kernel_message(context)))
+}
+
+/// The first message in the log of a filesystem context, without its severity.
+fn kernel_message(context: OwnedFd) -> String {
+    let mut buffer = [0_u8; 512];
+    let length = std::fs::File::from(context)
+        .read(&mut buffer)
+        .unwrap_or_default();
+    let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default());
+    let text = text.trim();
+    text.split_once(' ')
+        .map_or(text, |(_severity, message)| message)
+        .to_owned()
+}
+
+/// The number of a loop device without a backing file, made if need be.
+pub(super) fn loop_get_free(control: BorrowedFd<'_>) -> nix::Result<u32> {
+    // SAFETY: takes no argument.
+    let number = unsafe { raw::loop_ctl_get_free(control.as_raw_fd()) }?;
+    u32::try_from(number).map_err(|_| Errno::ENODEV)
+}
+
+/// Gives a loop device its backing file, and all settings at once.
+pub(super) fn loop_configure(
+    device: BorrowedFd<'_>,
+    image: BorrowedFd<'_>,
+    block_size: u32,
+    info: LoopInfo,
+) -> nix::Result<()> {
+    let config = LoopConfig {
+        fd: u32::try_from(image.as_raw_fd()).map_err(|_| Errno::EBADF)?,
+        block_size,
+        info,
+        reserved: [0; 8],
+    };
+    // SAFETY: `config` is a live `struct loop_config`, which the kernel only reads.
+    unsafe { raw::loop_configure(device.as_raw_fd(), &raw const config) }.map(drop)
+}
+
+/// LOOP_GET_STATUS64
+pub(super) fn loop_status(device: BorrowedFd<'_>) -> nix::Result<LoopInfo> {
+    let mut info = LoopInfo::EMPTY;
+    // SAFETY: `info` is a live `struct loop_info64`, every bit pattern of which is valid.
+    unsafe { raw::loop_get_status64(device.as_raw_fd(), &raw mut info) }?;
+    Ok(info)
+}
+
+/// LOOP_CLR_FD
+pub(super) fn loop_clear(device: BorrowedFd<'_>) -> nix::Result<()> {
+    // SAFETY: takes no argument.
+    unsafe { raw::loop_clr_fd(device.as_raw_fd()) }.map(drop)
+}
+
+/// LOOP_SET_CAPACITY
+pub(super) fn loop_set_capacity(device: BorrowedFd<'_>) -> nix::Result<()> {
+    // SAFETY: takes no argument.
+    unsafe { raw::loop_set_capacity(device.as_raw_fd()) }.map(drop)
+}
+
+/// The size of a block device in bytes.
+pub(super) fn device_size(device: BorrowedFd<'_>) -> nix::Result<u64> {
+    let mut size = 0_u64;
+    // SAFETY: BLKGETSIZE64 writes 64 bits into a live u64.
+    unsafe { raw::blk_get_size(device.as_raw_fd(), &raw mut size) }?;
+    Ok(size)
+}
+
+/// `FS_*_FL` of a file.
+pub(super) fn file_flags(file: BorrowedFd<'_>) -> nix::Result<u32> {
+    let mut flags = 0_u32;
+    // SAFETY: FS_IOC_GETFLAGS writes 32 bits into a live u32, whatever its number says.
+    unsafe { raw::fs_get_flags(file.as_raw_fd(), &raw mut flags) }?;
+    Ok(flags)
+}
+
+/// Sets `FS_*_FL` of a file.
+pub(super) fn set_file_flags(file: BorrowedFd<'_>, flags: u32) -> nix::Result<()> {
+    // SAFETY: FS_IOC_SETFLAGS reads 32 bits from a live u32.
+    unsafe { raw::fs_set_flags(file.as_raw_fd(), &raw const flags) }.map(drop)
+}
+
+/// Grows a mounted ext4 to that many blocks.
+pub(super) fn ext4_resize(mount: BorrowedFd<'_>, blocks: u64) -> nix::Result<()> {
+    // SAFETY: the kernel reads 64 bits from a live u64.
+    unsafe { raw::ext4_resize(mount.as_raw_fd(), &raw const blocks) }.map(drop)
+}
+
+/// The geometry of a mounted XFS.
+pub(super) fn xfs_geometry(mount: BorrowedFd<'_>) -> nix::Result<XfsGeometry> {
+    let mut geometry = XfsGeometry {
+        block_size: 0,
+        rt_extent_size: 0,
+        ag_blocks: 0,
+        ag_count: 0,
+        log_blocks: 0,
+        sector_size: 0,
+        inode_size: 0,
+        inode_max_percent: 0,
+        data_blocks: 0,
+        rest: [0; 27],
+    };
+    // SAFETY: `geometry` is a live `struct xfs_fsop_geom`, every bit pattern of which is valid.
+    unsafe { raw::xfs_geometry(mount.as_raw_fd(), &raw mut geometry) }?;
+    Ok(geometry)
+}
+
+/// Grows a mounted XFS to that many blocks.
+pub(super) fn xfs_grow(
+    mount: BorrowedFd<'_>,
+    new_blocks: u64,
+    inode_max_percent: u32,
+) -> nix::Result<()> {
+    let request = XfsGrow {
+        new_blocks,
+        inode_max_percent,
+    };
+    // SAFETY: `request` is a live `struct xfs_growfs_data`, which the kernel only reads.
+    unsafe { raw::xfs_grow(mount.as_raw_fd(), &raw const request) }.map(drop)
+}
+
+/// The argument of the btrfs ioctls that take a name; the last byte stays NUL.
+fn btrfs_args(name: &OsStr) -> nix::Result<BtrfsArgs> {
+    let mut args = BtrfsArgs {
+        fd: 0,
+        name: [0; BTRFS_NAME],
+    };
+    let bytes = name.as_bytes();
+    if bytes.is_empty() || bytes.len() > 255 || bytes.contains(&0) {
+        return Err(Errno::EINVAL);
+    }
+    for (place, byte) in args.name.iter_mut().zip(bytes) {
+        *place = *byte;
+    }
+    Ok(args)
+}
+
+/// Grows a mounted btrfs of one device to the size of that device.
+pub(super) fn btrfs_grow(mount: BorrowedFd<'_>) -> nix::Result<()> {
+    let args = btrfs_args(OsStr::new("max"))?;
+    // SAFETY: `args` is a live `struct btrfs_ioctl_vol_args` with a NUL-terminated name.
+    unsafe { raw::btrfs_resize(mount.as_raw_fd(), &raw const args) }.map(drop)
+}
+
+/// Makes a subvolume.
+pub(super) fn btrfs_create(parent: BorrowedFd<'_>, name: &OsStr) -> nix::Result<()> {
+    let args = btrfs_args(name)?;
+    // SAFETY: `args` is a live `struct btrfs_ioctl_vol_args` with a NUL-terminated name.
+    unsafe { raw::btrfs_subvol_create(parent.as_raw_fd(), &raw const args) }.map(drop)
+}
+
+/// Destroys a subvolume or snapshot.
+pub(super) fn btrfs_destroy(parent: BorrowedFd<'_>, name: &OsStr) -> nix::Result<()> {
+    let args = btrfs_args(name)?;
+    // SAFETY: `args` is a live `struct btrfs_ioctl_vol_args` with a NUL-terminated name.
+    unsafe { raw::btrfs_snap_destroy(parent.as_raw_fd(), &raw const args) }.map(drop)
+}
+
+/// Makes a read-only subvolume writable.
+pub(super) fn btrfs_make_writable(subvolume: BorrowedFd<'_>) -> nix::Result<()> {
+    let mut flags = 0_u64;
+    // SAFETY: the kernel writes 64 bits into a live u64.
+    unsafe { raw::btrfs_get_flags(subvolume.as_raw_fd(), &raw mut flags) }?;
+    if flags & BTRFS_SUBVOL_RDONLY == 0 {
+        return Ok(());
+    }
+    flags &= !BTRFS_SUBVOL_RDONLY;
+    // SAFETY: the kernel reads 64 bits from a live u64.
+    unsafe { raw::btrfs_set_flags(subvolume.as_raw_fd(), &raw const flags) }.map(drop)
+}
