@@ -301,6 +301,12 @@ pub trait Host: Debug + Send + Sync + 'static {
         device: ByteSize,
     ) -> Result<(), HostError>;
 
+    /// Whether [`Host::grow`] may be called here. ext4 asks for CAP_SYS_RESOURCE, which a container may lack.
+    fn can_grow_mounted(&self, filesystem: Filesystem) -> bool;
+
+    /// Grows the filesystem of a loop device that is not mounted, where it cannot grow while mounted.
+    fn grow_unmounted(&self, loop_number: u32, filesystem: Filesystem) -> Result<(), HostError>;
+
     /// Space of the filesystem that an open file or directory lies on.
     fn space(&self, file: BorrowedFd<'_>) -> Result<Space, HostError>;
 

@@ -150,6 +150,9 @@ impl Engine {
             }
             Step::AttachView => self.attach_view(target.located, progress),
             Step::Check => self.check_filesystem(target.located, progress.number()?),
+            Step::GrowUnmounted => Ok(self
+                .host
+                .grow_unmounted(progress.number()?, filesystem(target.located)?)?),
             Step::MountFilesystem(path, attributes) => {
                 self.host.mount(&FilesystemMount {
                     loop_number: progress.number()?,

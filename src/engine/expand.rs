@@ -62,8 +62,13 @@ impl Engine {
                 if read_only {
                     // A filesystem that is mounted read-only grows when it is next staged for writing.
                     tracing::info!(volume = %id, "mounted read-only: the filesystem grows when it is next writable");
-                } else if let Some(filesystem) = filesystem {
+                } else if self.grows_mounted(&located) {
+                    let filesystem = filesystem.ok_or_else(|| EngineError::no_volume(id))?;
                     self.host.grow(filesystem, &mount_point, device)?;
+                } else if self.is_outgrown(&located)? {
+                    return Err(EngineError::Precondition(format!(
+                        "the filesystem of volume {id} cannot grow while it is mounted: the driver lacks CAP_SYS_RESOURCE; run it privileged, or end the pods that use the volume: it grows when it is staged again"
+                    )));
                 }
             }
             (Resolved::Loop { .. }, MountedAs::Device { numbers }) => {

@@ -66,6 +66,8 @@ pub enum Step {
     Hold(u32),
     /// Looks at the filesystem, and repairs it when its superblock asks for that.
     Check,
+    /// Grows the filesystem before it is mounted.
+    GrowUnmounted,
     /// Mounts the filesystem of the loop device that was set up or kept.
     MountFilesystem(PathBuf, MountAttributes),
     /// Grows the mounted filesystem to its device.
@@ -102,6 +104,8 @@ pub struct StageView {
     pub loops: Vec<LoopSeen>,
     /// The filesystem is smaller than its image.
     pub outgrown: bool,
+    /// It can grow while it is mounted.
+    pub grows_mounted: bool,
 }
 
 /// Every attribute that is asked for is there, and writing is possible exactly when it should be.
@@ -155,9 +159,12 @@ pub fn stage(view: &StageView) -> Result<Vec<Step>, Refusal> {
                 // Also for readers the device is writable: a journal has to be replayed before it can be read.
                 steps.push(loop_step(view, false, true)?);
                 steps.push(Step::Check);
+                if writable && view.outgrown && !view.grows_mounted {
+                    steps.push(Step::GrowUnmounted);
+                }
                 steps.push(Step::MountFilesystem(target(), view.attributes));
             }
-            if writable && view.outgrown {
+            if writable && view.outgrown && view.grows_mounted {
                 steps.push(Step::Grow(target()));
             }
             Ok(steps)
@@ -348,6 +355,7 @@ mod tests {
             seen: Seen::Nothing,
             loops: Vec::new(),
             outgrown,
+            grows_mounted: true,
         }
     }
 
@@ -367,7 +375,7 @@ mod tests {
                 view.seen = Seen::Same(*attributes);
             }
             Step::BindDevice(_) => view.seen = Seen::Same(attributes(view.attributes.read_only)),
-            Step::Grow(_) => view.outgrown = false,
+            Step::Grow(_) | Step::GrowUnmounted => view.outgrown = false,
             Step::MakeDirectory(_)
             | Step::MakeFile(_)
             | Step::Hold(_)
@@ -388,9 +396,10 @@ mod tests {
     proptest! {
         #[test]
         fn a_stage_that_is_cut_anywhere_and_repeated_ends_in_an_empty_plan(
-            kind in kinds(), read_only: bool, outgrown: bool, cut in 0_usize..8,
+            kind in kinds(), read_only: bool, outgrown: bool, grows_mounted: bool, cut in 0_usize..8,
         ) {
             let mut view = view(kind, read_only, outgrown);
+            view.grows_mounted = grows_mounted;
             for step in stage(&view).unwrap().iter().take(cut) {
                 carry_out(&mut view, step);
             }

@@ -100,6 +100,7 @@ impl Engine {
                 .or_read_only(request.capability.mode.reads_only()),
             loops,
             outgrown: self.is_outgrown(&located)?,
+            grows_mounted: self.grows_mounted(&located),
         };
         let steps = plan::stage(&view).map_err(refusal)?;
         let target = Target {
@@ -111,8 +112,22 @@ impl Engine {
         self.apply(&target, &steps)
     }
 
+    /// The filesystem of the volume can grow while it is mounted.
+    pub(super) fn grows_mounted(&self, located: &Located) -> bool {
+        match located.volume().resolved {
+            Resolved::Loop {
+                filesystem: Some(filesystem),
+                ..
+            } => self.host.can_grow_mounted(filesystem),
+            Resolved::Loop {
+                filesystem: None, ..
+            }
+            | Resolved::Hostpath => true,
+        }
+    }
+
     /// The filesystem of the volume is smaller than its image.
-    fn is_outgrown(&self, located: &Located) -> Result<bool, EngineError> {
+    pub(super) fn is_outgrown(&self, located: &Located) -> Result<bool, EngineError> {
         let Resolved::Loop {
             filesystem: Some(_),
             ..

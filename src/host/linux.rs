@@ -130,6 +130,14 @@ impl Host for LinuxHost {
         filesystem::grow(filesystem, mount_point, device)
     }
 
+    fn can_grow_mounted(&self, filesystem: Filesystem) -> bool {
+        filesystem::can_grow_mounted(filesystem)
+    }
+
+    fn grow_unmounted(&self, loop_number: u32, filesystem: Filesystem) -> Result<(), HostError> {
+        filesystem::grow_unmounted(&self.programs, loop_number, filesystem)
+    }
+
     fn space(&self, file: BorrowedFd<'_>) -> Result<Space, HostError> {
         filesystem::space(file)
     }

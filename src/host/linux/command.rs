@@ -42,6 +42,7 @@ pub(super) struct Program {
 pub(super) struct Programs {
     pub(super) mke2fs: Program,
     pub(super) e2fsck: Program,
+    pub(super) resize2fs: Program,
     pub(super) mkfs_xfs: Program,
     pub(super) mkfs_btrfs: Program,
 }
@@ -52,6 +53,7 @@ impl Programs {
         Self {
             mke2fs: Program::find("mke2fs", "e2fsprogs"),
             e2fsck: Program::find("e2fsck", "e2fsprogs"),
+            resize2fs: Program::find("resize2fs", "e2fsprogs"),
             mkfs_xfs: Program::find("mkfs.xfs", "xfsprogs"),
             mkfs_btrfs: Program::find("mkfs.btrfs", "btrfs-progs"),
         }

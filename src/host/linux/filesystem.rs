@@ -56,6 +56,44 @@ pub(super) fn repair(
     }
 }
 
+/// The number of CAP_SYS_RESOURCE (capabilities(7)).
+const CAP_SYS_RESOURCE: u32 = 24;
+
+/// The kernel lets ext4 grow while mounted only for a process with CAP_SYS_RESOURCE.
+pub(super) fn can_grow_mounted(filesystem: Filesystem) -> bool {
+    match filesystem {
+        Filesystem::Xfs | Filesystem::Btrfs => true,
+        Filesystem::Ext4 => {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+            let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+            let effective =
+                effective.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok());
+            // What cannot be read is left to the kernel to refuse.
+            effective.is_none_or(|bits| bits & (1 << CAP_SYS_RESOURCE) != 0)
+        }
+    }
+}
+
+pub(super) fn grow_unmounted(
+    programs: &Programs,
+    number: u32,
+    filesystem: Filesystem,
+) -> Result<(), HostError> {
+    match filesystem {
+        Filesystem::Ext4 => {
+            let device = loop_path(number);
+            // resize2fs wants the filesystem checked; killed half-way it leaves a mark that asks for another check.
+            programs.e2fsck.run(
+                &[OsStr::new("-f"), OsStr::new("-p"), device.as_os_str()],
+                &[0, 1],
+            )?;
+            Ok(programs.resize2fs.run(&[device.as_os_str()], &[0])?)
+        }
+        // These only grow while mounted, and there they always can.
+        Filesystem::Xfs | Filesystem::Btrfs => Ok(()),
+    }
+}
+
 pub(super) fn grow(
     filesystem: Filesystem,
     mount_point: &Path,

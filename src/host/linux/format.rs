@@ -92,7 +92,7 @@ fn pinned<'a>(recipe: &FormatRecipe<'_>, version: (u32, u32)) -> Settings<'a> {
         Filesystem::Btrfs => {
             vec![
                 ("-s", "", "4096", (0, 0)),
-                ("-O", "", "^block-group-tree", (6, 1)),
+                ("-O", "", "^block-group-tree", (6, 12)),
             ]
         }
     };
