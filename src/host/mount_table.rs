@@ -89,9 +89,13 @@ impl MountEntry {
         self.has_option("ro") || self.filesystem_read_only
     }
 
-    /// N, when what is mounted is the filesystem on /dev/loopN.
+    /// N, when what is mounted is the filesystem on /dev/loopN. btrfs shows a device number of its own, so there the
+    /// name of the source tells; callers check the device's backing file before they believe either.
     #[must_use]
     pub fn mounted_loop(&self) -> Option<u32> {
+        if self.filesystem == "btrfs" {
+            return self.source.to_str()?.strip_prefix("/dev/loop")?.parse().ok();
+        }
         self.device.loop_number()
     }
 
@@ -257,6 +261,7 @@ mod tests {
 41 22 254:0 /pool/volumes/k/data /t rw shared:1 - ext4 /dev/vda rw
 42 30 0:5 /loop7 /t/block rw - devtmpfs devtmpfs rw
 43 41 0:40 / /t rw - tmpfs none
+44 22 0:41 / /b rw - btrfs /dev/loop9 rw,subvolid=5,subvol=/
 ";
 
     #[test]
@@ -270,6 +275,7 @@ mod tests {
             (block.bound_loop_node(), block.mounted_loop()),
             (Some(7), None)
         );
+        assert_eq!(table.top_at(Path::new("/b")).unwrap().mounted_loop(), Some(9));
         assert_eq!(table.top_at(Path::new("/t")).unwrap().filesystem, "tmpfs");
         assert_eq!(
             table.containing(Path::new("/t/x")).unwrap().filesystem,
@@ -287,7 +293,7 @@ mod tests {
         for line in ["x", "1 2 3 / / rw - ext4 a b", "1 2 0:1 / / rw shared:1"] {
             let text = [TABLE, line.as_bytes()].concat();
             let error = MountTable::parse(&text).unwrap_err();
-            assert_eq!(error.number, 7, "{line}");
+            assert_eq!(error.number, 8, "{line}");
         }
     }
 
