@@ -37,7 +37,7 @@ pub use marker::{Marker, PoolLook};
 pub use pool::{Grave, Incoming, Pool, VolumeDir};
 pub use record::{Record, Request, Resolved, Volume};
 pub use state::{PoolLock, StateDir};
-pub use view::PoolView;
+pub use view::{PoolView, ViewedVolume};
 
 /// The name of a hostpath volume's directory within the volume.
 pub const DATA: &str = "data";

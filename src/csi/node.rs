@@ -20,7 +20,7 @@ use crate::volume::VolumeId;
 pub(super) struct Node {
     pub(super) engine: Arc<Engine>,
     pub(super) jobs: Arc<Jobs>,
-    pub(super) node_id: String,
+    pub(super) name: String,
 }
 
 /// What a teardown locks: the volume's key, like every other job on it, or the whole of an id that is not ours.
@@ -197,7 +197,7 @@ impl node_server::Node for Node {
         _request: Request<NodeGetInfoRequest>,
     ) -> Result<Response<NodeGetInfoResponse>, Status> {
         let reply = NodeGetInfoResponse {
-            node_id: self.node_id.clone(),
+            node_id: self.name.clone(),
             max_volumes_per_node: i64::from(self.engine.volume_limit()),
             accessible_topology: Some(Topology {
                 segments: self.engine.topology().clone().into_iter().collect(),

@@ -182,7 +182,7 @@ pub async fn serve(
     let node = Node {
         engine,
         jobs: Arc::clone(&jobs),
-        node_id: config.node_id,
+        name: config.node_id,
     };
     let served = Server::builder()
         .add_service(identity_server::IdentityServer::new(identity))

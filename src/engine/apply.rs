@@ -10,7 +10,8 @@ use super::plan::{Refusal, Step};
 use super::{Engine, EngineError, Located};
 use crate::backend;
 use crate::host::{
-    AttachedLoop, BindSource, FilesystemMount, HostError, LoopOptions, MountPoint, loop_path,
+    AttachedLoop, BindSource, FilesystemMount, HostError, LoopOptions, MountEntry, MountPoint,
+    loop_path,
 };
 use crate::store::{IMAGE, Resolved};
 use crate::volume::{Allocation, ByteSize, DirectIo, Filesystem, MountAttributes};
@@ -140,32 +141,35 @@ impl Engine {
             Step::Attach {
                 read_only,
                 autoclear,
-            } => {
-                let device = self.attach_image(target.located, *read_only, *autoclear)?;
-                if !autoclear {
-                    progress.undo.push(Undo::Detach(device.number));
-                }
-                progress.keep(device);
-                Ok(())
-            }
+            } => self.attach_image(target.located, *read_only, *autoclear, progress),
             Step::AttachView => self.attach_view(target.located, progress),
             Step::Check => self.check_filesystem(target.located, progress.number()?),
             Step::GrowUnmounted => Ok(self
                 .host
                 .grow_unmounted(progress.number()?, filesystem(target.located)?)?),
             Step::MountFilesystem(path, attributes) => {
-                self.host.mount(&FilesystemMount {
-                    loop_number: progress.number()?,
-                    filesystem: filesystem(target.located)?,
-                    target: path,
-                    attributes: *attributes,
-                    options: target.options,
-                })?;
-                progress.undo.push(Undo::Unmount(path.clone()));
-                Ok(())
+                self.mount_filesystem(target, path, *attributes, progress)
             }
             Step::Grow(path) => self.grow_mounted(target.located, path),
         }
+    }
+
+    fn mount_filesystem(
+        &self,
+        target: &Target<'_>,
+        path: &Path,
+        attributes: MountAttributes,
+        progress: &mut Progress,
+    ) -> Result<(), EngineError> {
+        self.host.mount(&FilesystemMount {
+            loop_number: progress.number()?,
+            filesystem: filesystem(target.located)?,
+            target: path,
+            attributes,
+            options: target.options,
+        })?;
+        progress.undo.push(Undo::Unmount(path.to_owned()));
+        Ok(())
     }
 
     fn make_mount_point(
@@ -201,7 +205,8 @@ impl Engine {
         located: &Located,
         read_only: bool,
         autoclear: bool,
-    ) -> Result<AttachedLoop, EngineError> {
+        progress: &mut Progress,
+    ) -> Result<(), EngineError> {
         let volume = located.volume();
         let Resolved::Loop {
             sector,
@@ -236,7 +241,12 @@ impl Engine {
             sector,
             allocation,
         };
-        Ok(self.host.attach(dir.file(IMAGE)?.as_fd(), options)?)
+        let device = self.host.attach(dir.file(IMAGE)?.as_fd(), options)?;
+        if !autoclear {
+            progress.undo.push(Undo::Detach(device.number));
+        }
+        progress.keep(device);
+        Ok(())
     }
 
     /// A read-only loop device on top of the one that is kept; it lives until its target is unpublished.
@@ -287,7 +297,7 @@ impl Engine {
             .host
             .mounts()?
             .top_at(path)
-            .and_then(|entry| entry.mounted_loop());
+            .and_then(MountEntry::mounted_loop);
         let device: ByteSize = self
             .host
             .refresh_loop_size(entry.ok_or_else(|| missing("mount"))?)?;

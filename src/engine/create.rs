@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::pools::{OpenPool, random};
 use super::{Engine, EngineError, Located, read};
 use crate::backend::{self, BackendError, ImageSpec};
-use crate::host::{FormatRecipe, HostError, PoolFilesystem, RootOwner};
+use crate::host::{FormatRecipe, PoolFilesystem, RootOwner};
 use crate::store::{Entry, Record, Request, Resolved, Volume};
 use crate::volume::{
     AccessType, Backend, ByteSize, CreateSpec, Filesystem, Generation, OnDelete, PoolChoice, Quota,
@@ -227,12 +227,7 @@ fn no_room(size: ByteSize, pool: &str, room: ByteSize) -> EngineError {
 
 /// A full disk is not a broken one.
 fn out_of_space(error: EngineError, size: ByteSize, pool: &str) -> EngineError {
-    let full = match &error {
-        EngineError::Store(error) => error.is_no_space(),
-        EngineError::Host(error) => is_full(error),
-        _ => false,
-    };
-    if full {
+    if error.is_no_space() {
         EngineError::NoSpace(format!(
             "the filesystem of pool {pool} is full ({}): no room for {size}",
             super::chain(&error)
@@ -240,14 +235,6 @@ fn out_of_space(error: EngineError, size: ByteSize, pool: &str) -> EngineError {
     } else {
         error
     }
-}
-
-/// The kernel said that there is no room.
-pub(super) fn is_full(error: &HostError) -> bool {
-    matches!(
-        error.errno(),
-        Some(nix::errno::Errno::ENOSPC | nix::errno::Errno::EDQUOT)
-    )
 }
 
 /// The filesystem that the request names, in its capabilities or its parameters.
@@ -313,7 +300,10 @@ fn plan(spec: &CreateSpec) -> Result<Plan, EngineError> {
         Resolved::Loop { filesystem, .. } => filesystem,
     };
     let (minimum, step) = backend::smallest(parameters.backend, filesystem);
-    let size = spec.capacity.choose(minimum, step).map_err(size_error)?;
+    let size = spec
+        .capacity
+        .choose(minimum, step)
+        .map_err(|error| size_error(&error))?;
     Ok(Plan { size, resolved })
 }
 
@@ -334,7 +324,7 @@ fn check_flags(spec: &CreateSpec, resolved: Resolved) -> Result<(), EngineError>
 }
 
 /// A size that cannot be is OUT_OF_RANGE; one that makes no sense is INVALID_ARGUMENT.
-pub(super) fn size_error(error: SizeError) -> EngineError {
+pub(super) fn size_error(error: &SizeError) -> EngineError {
     match error {
         SizeError::Negative { .. } => EngineError::Invalid(error.to_string()),
         SizeError::Inverted { .. } | SizeError::NoneFits { .. } => {

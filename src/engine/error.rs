@@ -2,6 +2,8 @@
 //!
 //! `csi/status.rs` has the one table from these to gRPC codes.
 
+use nix::errno::Errno;
+
 use crate::backend::BackendError;
 use crate::host::HostError;
 use crate::store::StoreError;
@@ -60,6 +62,23 @@ impl EngineError {
     /// There is no volume of that id.
     pub(super) fn no_volume(id: &VolumeId) -> Self {
         Self::NotFound(format!("volume {id} does not exist"))
+    }
+
+    /// The kernel said that there is no room.
+    pub(super) fn is_no_space(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_no_space(),
+            Self::Host(error) => matches!(error.errno(), Some(Errno::ENOSPC | Errno::EDQUOT)),
+            Self::Invalid(_)
+            | Self::NotFound(_)
+            | Self::Conflict(_)
+            | Self::Precondition(_)
+            | Self::Size(_)
+            | Self::NoSpace(_)
+            | Self::Away(_)
+            | Self::Damaged { .. }
+            | Self::Undo { .. } => false,
+        }
     }
 
     /// Adds the failure of an undo to its cause, if there is one.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::create::{is_full, size_error};
+use super::create::size_error;
 use super::observe::MountedAs;
 use super::{Engine, EngineError, Located};
 use crate::backend;
@@ -108,7 +108,9 @@ impl Engine {
             } => (filesystem, allocation),
         };
         let (minimum, step) = backend::smallest(volume.resolved.backend(), filesystem);
-        let size = range.choose(minimum, step).map_err(size_error)?;
+        let size = range
+            .choose(minimum, step)
+            .map_err(|error| size_error(&error))?;
         let more = size.saturating_sub(current);
         let pool = &located.pool;
         let hold = pool.reserve(more, allocation, &*self.host)?;
@@ -134,12 +136,7 @@ impl Engine {
 }
 
 fn full(error: EngineError, pool: &str) -> EngineError {
-    let is_full = match &error {
-        EngineError::Store(error) => error.is_no_space(),
-        EngineError::Host(error) => is_full(error),
-        _ => false,
-    };
-    if is_full {
+    if error.is_no_space() {
         EngineError::Size(format!(
             "the filesystem of pool {pool} is full: {}",
             super::chain(&error)

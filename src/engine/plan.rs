@@ -146,7 +146,7 @@ pub fn stage(view: &StageView) -> Result<Vec<Step>, Refusal> {
     let settled = settled(&view.path, &view.seen, view.attributes)?;
     let target = || view.path.clone();
     match view.kind {
-        Kind::Directory if settled => Ok(Vec::new()),
+        Kind::Directory | Kind::Device if settled => Ok(Vec::new()),
         Kind::Directory => Ok(vec![
             Step::MakeDirectory(target()),
             Step::BindData(target(), view.attributes),
@@ -169,7 +169,6 @@ pub fn stage(view: &StageView) -> Result<Vec<Step>, Refusal> {
             }
             Ok(steps)
         }
-        Kind::Device if settled => Ok(Vec::new()),
         Kind::Device => Ok(vec![
             Step::MakeDirectory(view.staging.clone()),
             Step::MakeFile(target()),

@@ -158,16 +158,17 @@ impl Slot {
     /// Replaces the state and says so once.
     fn change(&self, next: State) {
         let (pool, path) = (&self.config.name, self.config.path.display());
-        let previous = std::mem::replace(&mut *self.lock(), next.clone());
+        let mut state = self.lock();
         match &next {
             State::Ready(open) => {
-                tracing::info!(pool, %path, uuid = %open.store.uuid(), "pool is open")
+                tracing::info!(pool, %path, uuid = %open.store.uuid(), "pool is open");
             }
-            State::Waiting(reason) | State::Away(reason) if !previous.has_same_reason(&next) => {
+            State::Waiting(reason) | State::Away(reason) if !state.has_same_reason(&next) => {
                 tracing::warn!(pool, %path, reason, "pool is away");
             }
             State::Waiting(_) | State::Away(_) => {}
         }
+        *state = next;
     }
 }
 

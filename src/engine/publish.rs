@@ -7,6 +7,7 @@ use super::observe::loop_seen;
 use super::plan::{self, PublishView};
 use super::stage::{DEVICE, check_capability, flags, no_parent};
 use super::{Engine, EngineError};
+use crate::host::MountEntry;
 use crate::volume::{VolumeCapability, VolumeId};
 
 /// What NodePublishVolume asks for.
@@ -50,7 +51,7 @@ impl Engine {
         let staged_device = observed
             .table
             .top_at(&staged_at)
-            .and_then(|entry| entry.bound_loop_node());
+            .and_then(MountEntry::bound_loop_node);
         let view = PublishView {
             kind: observed.data.kind(),
             staged: self.seen(&observed, &staged_at)?,
@@ -86,9 +87,7 @@ impl Engine {
             return Ok(());
         };
         let table = self.host.mounts()?;
-        let bound = table
-            .top_at(&target)
-            .and_then(|entry| entry.bound_loop_node());
+        let bound = table.top_at(&target).and_then(MountEntry::bound_loop_node);
         self.unmount_all(&target)?;
         if let Some(number) = bound {
             self.detach_view(number)?;

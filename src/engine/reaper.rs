@@ -90,7 +90,7 @@ pub(super) fn drain(pool: &OpenPool, host: &dyn Host) {
 fn dispose(pool: &OpenPool, name: &OsStr, host: &dyn Host) {
     match pool.store.dispose(name, host) {
         Ok(()) => {
-            tracing::debug!(pool = pool.name, entry = %name.display(), "removed from the trash")
+            tracing::debug!(pool = pool.name, entry = %name.display(), "removed from the trash");
         }
         Err(error) => {
             tracing::warn!(pool = pool.name, entry = %name.display(), error = chain(&error), "cannot remove from the trash");

@@ -157,9 +157,7 @@ impl Engine {
         };
         let table = self.host.mounts()?;
         let device = staging.join(DEVICE);
-        let number = table
-            .top_at(&device)
-            .and_then(|entry| entry.bound_loop_node());
+        let number = table.top_at(&device).and_then(MountEntry::bound_loop_node);
         if let Some(number) = number {
             self.refuse_published_device(&table, number, &device)?;
         }

@@ -94,7 +94,12 @@ impl MountEntry {
     #[must_use]
     pub fn mounted_loop(&self) -> Option<u32> {
         if self.filesystem == "btrfs" {
-            return self.source.to_str()?.strip_prefix("/dev/loop")?.parse().ok();
+            return self
+                .source
+                .to_str()?
+                .strip_prefix("/dev/loop")?
+                .parse()
+                .ok();
         }
         self.device.loop_number()
     }
@@ -148,6 +153,7 @@ impl MountTable {
     }
 
     /// All entries.
+    #[must_use = "iterators are lazy"]
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &MountEntry> {
         self.entries.iter()
     }
@@ -275,7 +281,10 @@ mod tests {
             (block.bound_loop_node(), block.mounted_loop()),
             (Some(7), None)
         );
-        assert_eq!(table.top_at(Path::new("/b")).unwrap().mounted_loop(), Some(9));
+        assert_eq!(
+            table.top_at(Path::new("/b")).unwrap().mounted_loop(),
+            Some(9)
+        );
         assert_eq!(table.top_at(Path::new("/t")).unwrap().filesystem, "tmpfs");
         assert_eq!(
             table.containing(Path::new("/t/x")).unwrap().filesystem,

@@ -372,24 +372,24 @@ fn grave_record(parent: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Record>, 
 }
 
 fn scan_one(volumes: BorrowedFd<'_>, key: &Key) -> Entry {
-    let read =
-        dir::open_dir(volumes, key.as_str()).and_then(|fd| match read_record(fd.as_fd(), key) {
-            Ok(record) => Ok(whole(&record)),
-            Err(error) => {
-                let image = dir::stat(fd.as_fd(), OsStr::new(IMAGE)).ok().flatten();
-                let size = image
-                    .and_then(|stat| u64::try_from(stat.st_size).ok())
-                    .unwrap_or(0);
-                Ok(Entry::Damaged {
-                    reason: error.to_string(),
-                    size: ByteSize::new(size),
-                })
-            }
-        });
-    read.unwrap_or_else(|error: StoreError| Entry::Damaged {
+    let damaged = |error: &StoreError, size| Entry::Damaged {
         reason: error.to_string(),
-        size: ByteSize::ZERO,
-    })
+        size,
+    };
+    let fd = match dir::open_dir(volumes, key.as_str()) {
+        Ok(fd) => fd,
+        Err(error) => return damaged(&error, ByteSize::ZERO),
+    };
+    match read_record(fd.as_fd(), key) {
+        Ok(record) => whole(&record),
+        Err(error) => {
+            let image = dir::stat(fd.as_fd(), OsStr::new(IMAGE)).ok().flatten();
+            let size = image
+                .and_then(|stat| u64::try_from(stat.st_size).ok())
+                .unwrap_or(0);
+            damaged(&error, ByteSize::new(size))
+        }
+    }
 }
 
 /// The directory of a volume, or of one that is being born.

@@ -133,7 +133,7 @@ impl Remover<'_> {
 
 /// Overwrites what is allocated of a file; holes stay holes.
 fn overwrite(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), StoreError> {
-    const ZEROES: [u8; 1 << 18] = [0; 1 << 18];
+    static ZEROES: [u8; 1 << 18] = [0; 1 << 18];
     let failed = |e: std::io::Error| StoreError::io("overwrite", name, e);
     let mut file: std::fs::File =
         dir::open(parent, name, OFlag::O_WRONLY | OFlag::O_NONBLOCK)?.into();

@@ -9,6 +9,9 @@ use super::record::Volume;
 use super::{StoreError, dir};
 use crate::volume::{Key, PoolUuid};
 
+/// A volume's key, and its record or what is wrong with it.
+pub type ViewedVolume = (Key, Result<Volume, StoreError>);
+
 /// A pool that is only looked at.
 #[derive(Debug)]
 pub struct PoolView {
@@ -44,7 +47,7 @@ impl PoolView {
     ///
     /// # Errors
     /// The directory cannot be read.
-    pub fn volumes(&self) -> Result<Vec<(Key, Result<Volume, StoreError>)>, StoreError> {
+    pub fn volumes(&self) -> Result<Vec<ViewedVolume>, StoreError> {
         let volumes = dir::open_dir(self.root.as_fd(), "volumes")?;
         let mut keys: Vec<Key> = dir::names(volumes.as_fd())?
             .iter()

@@ -335,7 +335,7 @@ impl Parameters {
                 "pool" => parsed.pool = word("pool", value, pool_choice)?,
                 "quota" => parsed.quota = word("quota", value, Quota::from_word)?,
                 "allocation" => {
-                    parsed.allocation = word("allocation", value, Allocation::from_word)?
+                    parsed.allocation = word("allocation", value, Allocation::from_word)?;
                 }
                 "directIO" => parsed.direct_io = word("directIO", value, DirectIo::from_word)?,
                 "mkfsOptions" => mkfs_options = value,

@@ -139,7 +139,7 @@ impl CapacityRange {
     /// A negative field, or `required_bytes` above `limit_bytes`.
     pub fn parse(required: i64, limit: i64) -> Result<Self, SizeError> {
         let positive = |field, value: i64| {
-            u64::try_from(value).map_err(|_| SizeError::Negative { field, value })
+            u64::try_from(value).map_err(|_below_zero| SizeError::Negative { field, value })
         };
         let required_bytes = positive("required_bytes", required)?;
         let limit_bytes = positive("limit_bytes", limit)?;

@@ -144,7 +144,7 @@ fn describe(statfs: &Statfs) -> Space {
         filesystem: kind(statfs),
         total: size(statfs.blocks()),
         free: size(statfs.blocks_free()),
-        available: size(u64::try_from(statfs.blocks_available()).unwrap_or(0)),
+        available: size(statfs.blocks_available()),
         inodes: statfs.files(),
         inodes_free: statfs.files_free(),
     }

@@ -215,7 +215,7 @@ fn configure(
             // Taken by somebody else since it was free.
             Err(Errno::EBUSY) => pause(),
             Err(Errno::EINVAL) if direct_io && options.direct_io == DirectIo::Auto => {
-                direct_io = false
+                direct_io = false;
             }
             Err(Errno::ENOTTY) => {
                 return Err(HostError::Unsupported {

@@ -184,7 +184,7 @@ fn c_path(path: &Path) -> nix::Result<CString> {
 /// What a system call answered: a new descriptor.
 fn owned(result: libc::c_long) -> nix::Result<OwnedFd> {
     let number = Errno::result(result)?;
-    let number = i32::try_from(number).map_err(|_| Errno::EBADF)?;
+    let number = i32::try_from(number).map_err(|_out_of_range| Errno::EBADF)?;
     // SAFETY: the kernel has just made this descriptor for the caller, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
@@ -302,7 +302,7 @@ fn kernel_message(context: OwnedFd) -> String {
 pub(super) fn loop_get_free(control: BorrowedFd<'_>) -> nix::Result<u32> {
     // SAFETY: takes no argument.
     let number = unsafe { raw::loop_ctl_get_free(control.as_raw_fd()) }?;
-    u32::try_from(number).map_err(|_| Errno::ENODEV)
+    u32::try_from(number).map_err(|_out_of_range| Errno::ENODEV)
 }
 
 /// Gives a loop device its backing file, and all settings at once.
@@ -313,7 +313,7 @@ pub(super) fn loop_configure(
     info: LoopInfo,
 ) -> nix::Result<()> {
     let config = LoopConfig {
-        fd: u32::try_from(image.as_raw_fd()).map_err(|_| Errno::EBADF)?,
+        fd: u32::try_from(image.as_raw_fd()).map_err(|_out_of_range| Errno::EBADF)?,
         block_size,
         info,
         reserved: [0; 8],
