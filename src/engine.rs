@@ -92,12 +92,7 @@ impl Engine {
     pub fn new(config: EngineConfig, host: Arc<dyn Host>) -> Result<Self, StoreError> {
         let state = Arc::new(StateDir::open(&config.root_dir)?);
         let pools = Pools::new(&config, Arc::clone(&host), Arc::clone(&state));
-        Ok(Self {
-            host,
-            pools,
-            state,
-            topology: config.topology,
-        })
+        Ok(Self { host, pools, state, topology: config.topology })
     }
 
     /// Every pool is either open or known to be away; none waits for another process to let go of it.
@@ -179,10 +174,7 @@ fn read(pool: Arc<OpenPool>, id: &VolumeId) -> Result<Located, EngineError> {
         Ok(Some(record)) => Ok(Located { pool, record }),
         Ok(None) => Err(EngineError::no_volume(id)),
         Err(source @ (StoreError::Damaged { .. } | StoreError::TooNew { .. })) => {
-            Err(EngineError::Damaged {
-                id: id.to_string(),
-                source,
-            })
+            Err(EngineError::Damaged { id: id.to_string(), source })
         }
         Err(error) => Err(error.into()),
     }

@@ -133,9 +133,7 @@ impl AttachedLoop {
 
 impl Debug for AttachedLoop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AttachedLoop")
-            .field("number", &self.number)
-            .finish_non_exhaustive()
+        f.debug_struct("AttachedLoop").field("number", &self.number).finish_non_exhaustive()
     }
 }
 

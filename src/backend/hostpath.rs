@@ -24,12 +24,8 @@ pub fn create(dir: &VolumeDir, owner: RootOwner, host: &dyn Host) -> Result<(), 
         dir.create_directory(DATA)?
     };
     fault::point!("backend.hostpath.made").map_err(|e| HostError::call("make", DATA, e))?;
-    fchown(
-        data.as_fd(),
-        Some(Uid::from_raw(owner.uid)),
-        Some(Gid::from_raw(owner.gid)),
-    )
-    .map_err(failed("set the owner of"))?;
+    fchown(data.as_fd(), Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)))
+        .map_err(failed("set the owner of"))?;
     // After the owner: chown clears the set-id bits.
     fchmod(data.as_fd(), Mode::from_bits_truncate(owner.mode))
         .map_err(failed("set the mode of"))?;

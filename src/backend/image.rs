@@ -73,13 +73,8 @@ fn extend(
         Allocation::Thin => file.set_len(to.bytes()).map_err(call("size")),
         Allocation::Thick => {
             let length = to.saturating_sub(from);
-            fallocate(
-                file,
-                FallocateFlags::empty(),
-                from.as_i64(),
-                length.as_i64(),
-            )
-            .map_err(|e| HostError::call("reserve blocks of", IMAGE, e))
+            fallocate(file, FallocateFlags::empty(), from.as_i64(), length.as_i64())
+                .map_err(|e| HostError::call("reserve blocks of", IMAGE, e))
         }
     }
 }
@@ -91,10 +86,7 @@ fn extend(
 pub fn identity(dir: &VolumeDir) -> Result<FileIdentity, BackendError> {
     let file = dir.file(IMAGE)?;
     let stat = fstat(&file).map_err(|e| HostError::call("look at", IMAGE, e))?;
-    Ok(FileIdentity {
-        device: DeviceNumber::of_stat(stat.st_dev),
-        inode: stat.st_ino,
-    })
+    Ok(FileIdentity { device: DeviceNumber::of_stat(stat.st_dev), inode: stat.st_ino })
 }
 
 /// The loop devices on an image. One is right; two would destroy it.

@@ -13,23 +13,13 @@ use crate::volume::{ByteSize, Key, Topology};
 #[derive(Debug, Args)]
 pub(super) struct PoolArgs {
     /// A pool: its name and its directory. May be given more than once
-    #[arg(
-        long = "pool",
-        value_name = "NAME=PATH",
-        env = "ORLOP_POOL",
-        value_delimiter = ','
-    )]
+    #[arg(long = "pool", value_name = "NAME=PATH", env = "ORLOP_POOL", value_delimiter = ',')]
     pools: Vec<String>,
     /// A TOML file with [[pool]] entries: name, path, reserve, overcommit
     #[arg(long, value_name = "FILE", env = "ORLOP_CONFIG")]
     config: Option<PathBuf>,
     /// Where the driver keeps what must be known while a pool is away
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "ORLOP_ROOT_DIR",
-        default_value = "/var/lib/orlop"
-    )]
+    #[arg(long, value_name = "DIR", env = "ORLOP_ROOT_DIR", default_value = "/var/lib/orlop")]
     pub(super) root_dir: PathBuf,
 }
 
@@ -63,9 +53,7 @@ fn check_name(name: &str) -> Result<(), Failure> {
 }
 
 fn check_path(path: &Path) -> Result<(), Failure> {
-    let plain = path
-        .components()
-        .all(|part| !matches!(part, std::path::Component::ParentDir));
+    let plain = path.components().all(|part| !matches!(part, std::path::Component::ParentDir));
     if path.is_absolute() && plain && path != Path::new("/") {
         Ok(())
     } else {
@@ -82,16 +70,10 @@ fn reserve(text: &str) -> Result<Reserve, Failure> {
     let wrong = || format!("reserve {text:?}: give a size such as 10GiB, or a share such as 5%");
     let text = text.trim();
     if let Some(percent) = text.strip_suffix('%') {
-        let percent = percent
-            .trim()
-            .parse::<u8>()
-            .ok()
-            .filter(|percent| *percent <= 100);
+        let percent = percent.trim().parse::<u8>().ok().filter(|percent| *percent <= 100);
         return percent.map(Reserve::Percent).ok_or_else(|| wrong().into());
     }
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let shift = match unit.trim() {
         "" | "B" => 0,
@@ -101,25 +83,14 @@ fn reserve(text: &str) -> Result<Reserve, Failure> {
         "TiB" => 40,
         _ => return Err(wrong().into()),
     };
-    let bytes = number
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(1_u64 << shift));
-    bytes
-        .map(|bytes| Reserve::Bytes(ByteSize::new(bytes)))
-        .ok_or_else(|| wrong().into())
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1_u64 << shift));
+    bytes.map(|bytes| Reserve::Bytes(ByteSize::new(bytes))).ok_or_else(|| wrong().into())
 }
 
 fn from_flag(text: &str) -> Result<PoolConfig, Failure> {
-    let (name, path) = text
-        .split_once('=')
-        .ok_or_else(|| format!("--pool {text:?}: give NAME=PATH"))?;
-    Ok(PoolConfig {
-        name: name.to_owned(),
-        path: path.into(),
-        reserve: None,
-        overcommit: 1.0,
-    })
+    let (name, path) =
+        text.split_once('=').ok_or_else(|| format!("--pool {text:?}: give NAME=PATH"))?;
+    Ok(PoolConfig { name: name.to_owned(), path: path.into(), reserve: None, overcommit: 1.0 })
 }
 
 fn from_file(file: &Path) -> Result<Vec<PoolConfig>, Failure> {
@@ -137,12 +108,7 @@ fn from_file(file: &Path) -> Result<Vec<PoolConfig>, Failure> {
             .into());
         }
         let reserve = entry.reserve.as_deref().map(reserve).transpose()?;
-        Ok(PoolConfig {
-            name: entry.name,
-            path: entry.path,
-            reserve,
-            overcommit,
-        })
+        Ok(PoolConfig { name: entry.name, path: entry.path, reserve, overcommit })
     };
     parsed.pool.into_iter().map(pool).collect()
 }
@@ -164,9 +130,8 @@ impl PoolArgs {
             check_name(&pool.name)?;
             check_path(&pool.path)?;
             let earlier = pools.iter().take(index);
-            if let Some(twin) = earlier
-                .clone()
-                .find(|other| other.name == pool.name || other.path == pool.path)
+            if let Some(twin) =
+                earlier.clone().find(|other| other.name == pool.name || other.path == pool.path)
             {
                 return Err(format!(
                     "the pools {} and {} have the same name or path",
@@ -176,11 +141,9 @@ impl PoolArgs {
             }
         }
         if !self.root_dir.is_absolute() {
-            return Err(format!(
-                "--root-dir {} is not an absolute path",
-                self.root_dir.display()
-            )
-            .into());
+            return Err(
+                format!("--root-dir {} is not an absolute path", self.root_dir.display()).into()
+            );
         }
         Ok(pools)
     }
@@ -209,11 +172,7 @@ pub(super) fn topology(driver_name: &str, node_id: &str) -> Topology {
         && node_id.chars().all(plain)
         && node_id.starts_with(|c: char| c.is_ascii_alphanumeric())
         && node_id.ends_with(|c: char| c.is_ascii_alphanumeric());
-    let value = if label {
-        node_id.to_owned()
-    } else {
-        Key::of_name(node_id).to_string()
-    };
+    let value = if label { node_id.to_owned() } else { Key::of_name(node_id).to_string() };
     Topology::from([(format!("topology.{driver_name}/node"), value)])
 }
 
@@ -248,10 +207,7 @@ mod tests {
     #[test]
     fn a_topology_value_is_a_label() {
         let value = |node: &str| topology("d.local", node).into_iter().next().unwrap();
-        assert_eq!(
-            value("n1"),
-            ("topology.d.local/node".to_owned(), "n1".to_owned())
-        );
+        assert_eq!(value("n1"), ("topology.d.local/node".to_owned(), "n1".to_owned()));
         for node in ["x".repeat(200).as_str(), "-a", "ä"] {
             assert_eq!(value(node).1.len(), 32, "{node}");
         }

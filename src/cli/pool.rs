@@ -60,11 +60,7 @@ pub(super) fn run(command: &PoolCommand) -> Result<(), Failure> {
         }
         PoolCommand::NewUuid(args) => {
             let (old, new) = offline::new_uuid(&args.path)?;
-            writeln!(
-                std::io::stdout(),
-                "pool {old} in {} is now {new}",
-                args.path.display()
-            )?;
+            writeln!(std::io::stdout(), "pool {old} in {} is now {new}", args.path.display())?;
             Ok(())
         }
         PoolCommand::List(args) => list(args),
@@ -106,15 +102,6 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
             ]
         })
         .collect();
-    let heading = [
-        "NAME",
-        "PATH",
-        "STATE",
-        "VOLUMES",
-        "DAMAGED",
-        "PROMISED",
-        "AVAILABLE",
-        "TOTAL",
-    ];
+    let heading = ["NAME", "PATH", "STATE", "VOLUMES", "DAMAGED", "PROMISED", "AVAILABLE", "TOTAL"];
     Ok(table::print(&heading, &rows)?)
 }

@@ -39,36 +39,16 @@ pub(super) struct ServeArgs {
     #[arg(long, env = "ORLOP_INIT_POOLS")]
     init_pools: bool,
     /// Whether the controller expands volumes; off where the resizer cannot reach the right node
-    #[arg(
-        long,
-        value_name = "on|off",
-        env = "ORLOP_CONTROLLER_EXPAND",
-        default_value = "on"
-    )]
+    #[arg(long, value_name = "on|off", env = "ORLOP_CONTROLLER_EXPAND", default_value = "on")]
     controller_expand: Switch,
     /// Kubelet's directory on this node
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "ORLOP_KUBELET_DIR",
-        default_value = "/var/lib/kubelet"
-    )]
+    #[arg(long, value_name = "DIR", env = "ORLOP_KUBELET_DIR", default_value = "/var/lib/kubelet")]
     kubelet_dir: PathBuf,
     /// The name of the CSI driver
-    #[arg(
-        long,
-        value_name = "NAME",
-        env = "ORLOP_DRIVER_NAME",
-        default_value = "orlop.csi.local"
-    )]
+    #[arg(long, value_name = "NAME", env = "ORLOP_DRIVER_NAME", default_value = "orlop.csi.local")]
     driver_name: String,
     /// How log lines look; `ORLOP_LOG` filters them
-    #[arg(
-        long,
-        value_name = "text|json",
-        env = "ORLOP_LOG_FORMAT",
-        default_value = "text"
-    )]
+    #[arg(long, value_name = "text|json", env = "ORLOP_LOG_FORMAT", default_value = "text")]
     log_format: Format,
 }
 
@@ -77,13 +57,9 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
         Format::Text => LogFormat::Text,
         Format::Json => LogFormat::Json,
     })?;
-    let endpoint = args
-        .endpoint
-        .clone()
-        .or_else(|| std::env::var("CSI_ENDPOINT").ok());
-    let endpoint: Endpoint = endpoint
-        .ok_or("no endpoint; give --endpoint unix:///path/to/csi.sock")?
-        .parse()?;
+    let endpoint = args.endpoint.clone().or_else(|| std::env::var("CSI_ENDPOINT").ok());
+    let endpoint: Endpoint =
+        endpoint.ok_or("no endpoint; give --endpoint unix:///path/to/csi.sock")?.parse()?;
     check_driver_name(&args.driver_name)?;
     if args.node_id.is_empty() || args.node_id.len() > 256 {
         return Err("--node-id must have 1 to 256 bytes".into());
@@ -101,9 +77,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let server = ServerConfig {
         driver_name: args.driver_name.clone(),
         node_id: args.node_id.clone(),
-        features: Features {
-            controller_expand: args.controller_expand == Switch::On,
-        },
+        features: Features { controller_expand: args.controller_expand == Switch::On },
     };
     // Two workers are plenty: all work is in blocking jobs, which are bounded per pool.
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -121,10 +95,8 @@ async fn serve(
     engine: Arc<Engine>,
 ) -> Result<(), Failure> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let listener = endpoint.bind()?;
     tracing::info!(endpoint = %endpoint.path().display(), node = server.node_id, version = env!("CARGO_PKG_VERSION"), "listening");
     let stop = async move {

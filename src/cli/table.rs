@@ -20,20 +20,13 @@ pub(super) fn print(heading: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
         .enumerate()
         .map(|(column, name)| {
             let cells = rows.iter().filter_map(|row| row.get(column));
-            cells
-                .map(|cell| cell.chars().count())
-                .chain([name.chars().count()])
-                .max()
-                .unwrap_or(0)
+            cells.map(|cell| cell.chars().count()).chain([name.chars().count()]).max().unwrap_or(0)
         })
         .collect();
     let heading: Vec<String> = heading.iter().map(|&name| name.to_owned()).collect();
     let mut out = io::stdout().lock();
     for row in std::iter::once(&heading).chain(rows) {
-        let cells = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, &width)| format!("{cell:width$}"));
+        let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
         let line = cells.collect::<Vec<_>>().join("  ");
         writeln!(out, "{}", line.trim_end())?;
     }

@@ -78,10 +78,7 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
         .iter()
         .map(|volume| match &volume.record {
             Ok(record) => vec![
-                volume
-                    .id
-                    .as_ref()
-                    .map_or_else(String::new, ToString::to_string),
+                volume.id.as_ref().map_or_else(String::new, ToString::to_string),
                 record.name.escape_default().to_string(),
                 volume.pool.clone(),
                 record.resolved.backend().to_string(),
@@ -98,8 +95,5 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
             ],
         })
         .collect();
-    Ok(table::print(
-        &["ID", "NAME", "POOL", "BACKEND", "SIZE", "STATE"],
-        &rows,
-    )?)
+    Ok(table::print(&["ID", "NAME", "POOL", "BACKEND", "SIZE", "STATE"], &rows)?)
 }

@@ -52,18 +52,16 @@ pub(super) fn controller(features: Features) -> Vec<ControllerServiceCapability>
 
 pub(super) fn node() -> Vec<NodeServiceCapability> {
     let wrap = |rpc: NodeRpc| NodeServiceCapability {
-        r#type: Some(node_service_capability::Type::Rpc(
-            node_service_capability::Rpc { r#type: rpc.into() },
-        )),
+        r#type: Some(node_service_capability::Type::Rpc(node_service_capability::Rpc {
+            r#type: rpc.into(),
+        })),
     };
     NODE_RPCS.into_iter().map(wrap).collect()
 }
 
 pub(super) fn plugin() -> Vec<PluginCapability> {
     let service = |service: PluginService| PluginCapability {
-        r#type: Some(plugin_capability::Type::Service(Service {
-            r#type: service.into(),
-        })),
+        r#type: Some(plugin_capability::Type::Service(Service { r#type: service.into() })),
     };
     let expansion = PluginCapability {
         // Also while it is published, which includes when it is not.

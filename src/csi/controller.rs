@@ -51,13 +51,8 @@ impl controller_server::Controller for Controller {
         rpc::logged("CreateVolume", &request.name, async {
             let spec = request::create(&request)?;
             let (engine, key) = (Arc::clone(&self.engine), spec.key.to_string());
-            let created = self
-                .jobs
-                .change(&key, "", move || engine.create(&spec))
-                .await?;
-            Ok(CreateVolumeResponse {
-                volume: Some(self.volume(&created.id, created.size)),
-            })
+            let created = self.jobs.change(&key, "", move || engine.create(&spec)).await?;
+            Ok(CreateVolumeResponse { volume: Some(self.volume(&created.id, created.size)) })
         })
         .await
     }
@@ -69,14 +64,9 @@ impl controller_server::Controller for Controller {
         let request = request.into_inner();
         rpc::logged("DeleteVolume", &request.volume_id, async {
             if let Some(id) = request::volume_id_or_unknown(&request.volume_id)? {
-                let (engine, key, lane) = (
-                    Arc::clone(&self.engine),
-                    id.key.to_string(),
-                    id.pool.to_string(),
-                );
-                self.jobs
-                    .change(&key, &lane, move || engine.delete(&id))
-                    .await?;
+                let (engine, key, lane) =
+                    (Arc::clone(&self.engine), id.key.to_string(), id.pool.to_string());
+                self.jobs.change(&key, &lane, move || engine.delete(&id)).await?;
             }
             Ok(DeleteVolumeResponse {})
         })
@@ -93,15 +83,10 @@ impl controller_server::Controller for Controller {
             let capabilities = request::capabilities(&request.volume_capabilities)?;
             let id = request::volume_id(&request.volume_id)?;
             let (engine, lane) = (Arc::clone(&self.engine), id.pool.to_string());
-            let refusal = self
-                .jobs
-                .read(&lane, move || engine.validate(&id, &capabilities))
-                .await?;
+            let refusal =
+                self.jobs.read(&lane, move || engine.validate(&id, &capabilities)).await?;
             Ok(match refusal {
-                Some(message) => ValidateVolumeCapabilitiesResponse {
-                    confirmed: None,
-                    message,
-                },
+                Some(message) => ValidateVolumeCapabilitiesResponse { confirmed: None, message },
                 None => ValidateVolumeCapabilitiesResponse {
                     confirmed: Some(Confirmed {
                         volume_context: request.volume_context,
@@ -134,10 +119,8 @@ impl controller_server::Controller for Controller {
             })?;
             let engine = Arc::clone(&self.engine);
             let count = usize::try_from(most).unwrap_or(usize::MAX);
-            let (listed, more) = self
-                .jobs
-                .read("", move || Ok(engine.list(after.as_ref(), count)))
-                .await?;
+            let (listed, more) =
+                self.jobs.read("", move || Ok(engine.list(after.as_ref(), count))).await?;
             let last = listed.last().map(|volume| volume.id.to_string());
             let entries = listed.iter().map(|volume| list_volumes_response::Entry {
                 volume: Some(self.volume(&volume.id, volume.size)),
@@ -214,15 +197,9 @@ impl controller_server::Controller for Controller {
             }
             let range = request::capacity_range(request.capacity_range.as_ref())?;
             let id = request::volume_id(&request.volume_id)?;
-            let (engine, key, lane) = (
-                Arc::clone(&self.engine),
-                id.key.to_string(),
-                id.pool.to_string(),
-            );
-            let expanded = self
-                .jobs
-                .change(&key, &lane, move || engine.expand(&id, range))
-                .await?;
+            let (engine, key, lane) =
+                (Arc::clone(&self.engine), id.key.to_string(), id.pool.to_string());
+            let expanded = self.jobs.change(&key, &lane, move || engine.expand(&id, range)).await?;
             Ok(ControllerExpandVolumeResponse {
                 capacity_bytes: expanded.size.as_i64(),
                 node_expansion_required: expanded.node_expansion_required,

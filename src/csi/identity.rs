@@ -36,9 +36,7 @@ impl identity_server::Identity for Identity {
         &self,
         _request: Request<GetPluginCapabilitiesRequest>,
     ) -> Result<Response<GetPluginCapabilitiesResponse>, Status> {
-        let reply = GetPluginCapabilitiesResponse {
-            capabilities: capability::plugin(),
-        };
+        let reply = GetPluginCapabilitiesResponse { capabilities: capability::plugin() };
         rpc::logged("GetPluginCapabilities", "", async { Ok(reply) }).await
     }
 
@@ -46,9 +44,7 @@ impl identity_server::Identity for Identity {
         &self,
         _request: Request<ProbeRequest>,
     ) -> Result<Response<ProbeResponse>, Status> {
-        let reply = ProbeResponse {
-            ready: Some(self.engine.is_ready()),
-        };
+        let reply = ProbeResponse { ready: Some(self.engine.is_ready()) };
         rpc::logged("Probe", "", async { Ok(reply) }).await
     }
 }

@@ -97,10 +97,7 @@ impl Jobs {
 
     fn try_key(&self, key: &str) -> Option<KeyGuard> {
         let free = lock(&self.shared.busy).insert(key.to_owned());
-        free.then(|| KeyGuard {
-            shared: Arc::clone(&self.shared),
-            key: key.to_owned(),
-        })
+        free.then(|| KeyGuard { shared: Arc::clone(&self.shared), key: key.to_owned() })
     }
 
     fn lane(&self, lane: &str) -> Arc<Semaphore> {
@@ -131,9 +128,7 @@ impl Jobs {
             Ok(result) => result.map_err(|error| status(&error)),
             Err(panic) => {
                 tracing::error!(%panic, "a job panicked; this is a bug of orlop");
-                Err(Status::internal(
-                    "a job of the driver panicked; its log has the place",
-                ))
+                Err(Status::internal("a job of the driver panicked; its log has the place"))
             }
         }
     }
@@ -174,9 +169,7 @@ mod tests {
             }
             // The handler is dropped here, as tonic does at a deadline.
         }
-        tokio::task::spawn_blocking(move || has_started.recv().unwrap())
-            .await
-            .unwrap();
+        tokio::task::spawn_blocking(move || has_started.recv().unwrap()).await.unwrap();
         let busy = jobs.change("k", "p", || Ok(())).await.unwrap_err();
         assert_eq!(busy.code(), tonic::Code::Aborted);
         assert!(jobs.change("other", "p", || Ok(())).await.is_ok());
@@ -188,11 +181,8 @@ mod tests {
     #[tokio::test]
     async fn a_panic_is_internal_and_frees_the_key() {
         let jobs = Jobs::default();
-        let failed = jobs
-            .change("k", "p", || -> Result<(), EngineError> {
-                panic!("on purpose")
-            })
-            .await;
+        let failed =
+            jobs.change("k", "p", || -> Result<(), EngineError> { panic!("on purpose") }).await;
         assert_eq!(failed.unwrap_err().code(), tonic::Code::Internal);
         assert!(jobs.change("k", "p", || Ok(())).await.is_ok());
     }

@@ -45,19 +45,11 @@ fn usages(volume: engine::VolumeUsage) -> Vec<VolumeUsage> {
     match volume {
         engine::VolumeUsage::Mounted { bytes, inodes } => {
             let inodes = inodes.map(|inodes| usage(Unit::Inodes, inodes));
-            [Some(usage(Unit::Bytes, bytes)), inodes]
-                .into_iter()
-                .flatten()
-                .collect()
+            [Some(usage(Unit::Bytes, bytes)), inodes].into_iter().flatten().collect()
         }
         engine::VolumeUsage::Device { total } => {
             let total = total.as_i64();
-            vec![VolumeUsage {
-                unit: Unit::Bytes.into(),
-                total,
-                used: 0,
-                available: 0,
-            }]
+            vec![VolumeUsage { unit: Unit::Bytes.into(), total, used: 0, available: 0 }]
         }
     }
 }
@@ -73,9 +65,7 @@ impl node_server::Node for Node {
             let stage = request::stage(&request)?;
             let engine = Arc::clone(&self.engine);
             let (key, lane) = (stage.id.key.to_string(), stage.id.pool.to_string());
-            self.jobs
-                .change(&key, &lane, move || engine.stage(&stage))
-                .await?;
+            self.jobs.change(&key, &lane, move || engine.stage(&stage)).await?;
             Ok(NodeStageVolumeResponse {})
         })
         .await
@@ -90,9 +80,7 @@ impl node_server::Node for Node {
             let id = request::any_volume_id(&request.volume_id)?.to_owned();
             let path = request::path("staging_target_path", &request.staging_target_path)?;
             let (engine, (key, lane)) = (Arc::clone(&self.engine), key_and_lane(&id));
-            self.jobs
-                .change(&key, &lane, move || engine.unstage(&id, &path))
-                .await?;
+            self.jobs.change(&key, &lane, move || engine.unstage(&id, &path)).await?;
             Ok(NodeUnstageVolumeResponse {})
         })
         .await
@@ -107,9 +95,7 @@ impl node_server::Node for Node {
             let publish = request::publish(&request)?;
             let engine = Arc::clone(&self.engine);
             let (key, lane) = (publish.id.key.to_string(), publish.id.pool.to_string());
-            self.jobs
-                .change(&key, &lane, move || engine.publish(&publish))
-                .await?;
+            self.jobs.change(&key, &lane, move || engine.publish(&publish)).await?;
             Ok(NodePublishVolumeResponse {})
         })
         .await
@@ -124,9 +110,7 @@ impl node_server::Node for Node {
             let id = request::any_volume_id(&request.volume_id)?;
             let path = request::path("target_path", &request.target_path)?;
             let (engine, (key, lane)) = (Arc::clone(&self.engine), key_and_lane(id));
-            self.jobs
-                .change(&key, &lane, move || engine.unpublish(&path))
-                .await?;
+            self.jobs.change(&key, &lane, move || engine.unpublish(&path)).await?;
             Ok(NodeUnpublishVolumeResponse {})
         })
         .await
@@ -142,13 +126,8 @@ impl node_server::Node for Node {
             let path = request::path("volume_path", &request.volume_path)?;
             let id = request::volume_id(&request.volume_id)?;
             let (engine, lane) = (Arc::clone(&self.engine), id.pool.to_string());
-            let usage = self
-                .jobs
-                .read(&lane, move || engine.stats(&id, &path))
-                .await?;
-            Ok(NodeGetVolumeStatsResponse {
-                usage: usages(usage),
-            })
+            let usage = self.jobs.read(&lane, move || engine.stats(&id, &path)).await?;
+            Ok(NodeGetVolumeStatsResponse { usage: usages(usage) })
         })
         .await
     }
@@ -166,18 +145,13 @@ impl node_server::Node for Node {
                 request::capability(request.volume_capability.as_ref())?;
             }
             let id = request::volume_id(&request.volume_id)?;
-            let (engine, key, lane) = (
-                Arc::clone(&self.engine),
-                id.key.to_string(),
-                id.pool.to_string(),
-            );
+            let (engine, key, lane) =
+                (Arc::clone(&self.engine), id.key.to_string(), id.pool.to_string());
             let size = self
                 .jobs
                 .change(&key, &lane, move || engine.node_expand(&id, &path, range))
                 .await?;
-            Ok(NodeExpandVolumeResponse {
-                capacity_bytes: size.as_i64(),
-            })
+            Ok(NodeExpandVolumeResponse { capacity_bytes: size.as_i64() })
         })
         .await
     }
@@ -186,9 +160,7 @@ impl node_server::Node for Node {
         &self,
         _request: Request<NodeGetCapabilitiesRequest>,
     ) -> Result<Response<NodeGetCapabilitiesResponse>, Status> {
-        let reply = NodeGetCapabilitiesResponse {
-            capabilities: capability::node(),
-        };
+        let reply = NodeGetCapabilitiesResponse { capabilities: capability::node() };
         rpc::logged("NodeGetCapabilities", "", async { Ok(reply) }).await
     }
 

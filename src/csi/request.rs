@@ -39,11 +39,9 @@ fn required<'a>(field: &str, text: &'a str) -> Result<&'a str, Status> {
 
 /// A volume id that must be there. One that is not of this driver names no volume.
 pub(super) fn volume_id(text: &str) -> Result<VolumeId, Status> {
-    required("volume_id", text)?
-        .parse()
-        .map_err(|error: crate::volume::IdError| {
-            Status::not_found(format!("volume {text:?} does not exist: {error}"))
-        })
+    required("volume_id", text)?.parse().map_err(|error: crate::volume::IdError| {
+        Status::not_found(format!("volume {text:?} does not exist: {error}"))
+    })
 }
 
 /// The same for a call that succeeds when the volume does not exist.
@@ -70,14 +68,9 @@ pub(super) fn path(field: &str, text: &str) -> Result<PathBuf, Status> {
 fn map(field: &str, map: &HashMap<String, String>) -> Result<BTreeMap<String, String>, Status> {
     let size: usize = map.iter().map(|(key, value)| key.len() + value.len()).sum();
     if size > MAP_LIMIT {
-        return Err(invalid(format!(
-            "{field} has {size} bytes; at most {MAP_LIMIT} are allowed"
-        )));
+        return Err(invalid(format!("{field} has {size} bytes; at most {MAP_LIMIT} are allowed")));
     }
-    Ok(map
-        .iter()
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .collect())
+    Ok(map.iter().map(|(key, value)| (key.clone(), value.clone())).collect())
 }
 
 pub(super) fn parameters(raw: &HashMap<String, String>) -> Result<Parameters, Status> {
@@ -106,9 +99,9 @@ fn access_mode(mode: Option<&proto::volume_capability::AccessMode>) -> Result<Ac
         None | Some((_, Ok(Mode::Unknown))) => {
             Err(invalid("volume_capability.access_mode is missing"))
         }
-        Some((number, Err(_))) => Err(invalid(format!(
-            "volume_capability.access_mode {number} is not one of CSI 1.13"
-        ))),
+        Some((number, Err(_))) => {
+            Err(invalid(format!("volume_capability.access_mode {number} is not one of CSI 1.13")))
+        }
         Some((_, Ok(Mode::SingleNodeWriter))) => Ok(AccessMode::SingleNodeWriter),
         Some((_, Ok(Mode::SingleNodeReaderOnly))) => Ok(AccessMode::SingleNodeReaderOnly),
         Some((_, Ok(Mode::MultiNodeReaderOnly))) => Ok(AccessMode::MultiNodeReaderOnly),
@@ -127,9 +120,7 @@ pub(super) fn capability(
     let capability = capability.ok_or_else(|| invalid("volume_capability is missing"))?;
     let access = match &capability.access_type {
         None => {
-            return Err(invalid(
-                "volume_capability.access_type is missing: mount or block",
-            ));
+            return Err(invalid("volume_capability.access_type is missing: mount or block"));
         }
         Some(Raw::Block(_)) => AccessType::Block,
         Some(Raw::Mount(mount)) => {
@@ -149,16 +140,10 @@ pub(super) fn capability(
             }
             let flags = MountFlags::parse(&mount.mount_flags)
                 .map_err(|error| invalid(error.to_string()))?;
-            AccessType::Mount {
-                filesystem: mount.fs_type.clone(),
-                flags,
-            }
+            AccessType::Mount { filesystem: mount.fs_type.clone(), flags }
         }
     };
-    Ok(VolumeCapability {
-        access,
-        mode: access_mode(capability.access_mode.as_ref())?,
-    })
+    Ok(VolumeCapability { access, mode: access_mode(capability.access_mode.as_ref())? })
 }
 
 /// All capabilities of a request, which must be there and agree on mount or block.
@@ -168,14 +153,8 @@ pub(super) fn capabilities(
     if raw.is_empty() {
         return Err(invalid("volume_capabilities are missing"));
     }
-    let parsed = raw
-        .iter()
-        .map(|raw| capability(Some(raw)))
-        .collect::<Result<Vec<_>, _>>()?;
-    let blocks = parsed
-        .iter()
-        .filter(|capability| capability.access.is_block())
-        .count();
+    let parsed = raw.iter().map(|raw| capability(Some(raw))).collect::<Result<Vec<_>, _>>()?;
+    let blocks = parsed.iter().filter(|capability| capability.access.is_block()).count();
     if blocks != 0 && blocks != parsed.len() {
         return Err(invalid(
             "volume_capabilities ask for mount and block; a volume is one or the other",
@@ -185,10 +164,7 @@ pub(super) fn capabilities(
 }
 
 fn topology(raw: &proto::Topology) -> Topology {
-    raw.segments
-        .iter()
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .collect()
+    raw.segments.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 /// A CreateVolume request.
@@ -244,16 +220,9 @@ pub(super) fn capacity(request: &proto::GetCapacityRequest) -> Result<CapacityQu
             }
         }
     }
-    let topology = request
-        .accessible_topology
-        .as_ref()
-        .map(topology)
-        .filter(|term| !term.is_empty());
-    Ok(CapacityQuery {
-        parameters,
-        block,
-        topology,
-    })
+    let topology =
+        request.accessible_topology.as_ref().map(topology).filter(|term| !term.is_empty());
+    Ok(CapacityQuery { parameters, block, topology })
 }
 
 /// A NodeStageVolume request.
@@ -262,11 +231,7 @@ pub(super) fn stage(request: &proto::NodeStageVolumeRequest) -> Result<StageRequ
     required("volume_id", &request.volume_id)?;
     let staging = path("staging_target_path", &request.staging_target_path)?;
     let capability = capability(request.volume_capability.as_ref())?;
-    Ok(StageRequest {
-        id: volume_id(&request.volume_id)?,
-        staging,
-        capability,
-    })
+    Ok(StageRequest { id: volume_id(&request.volume_id)?, staging, capability })
 }
 
 /// A NodePublishVolume request.
@@ -282,11 +247,5 @@ pub(super) fn publish(request: &proto::NodePublishVolumeRequest) -> Result<Publi
         ));
     }
     let staging = path("staging_target_path", &request.staging_target_path)?;
-    Ok(PublishRequest {
-        id,
-        staging,
-        target,
-        capability,
-        read_only: request.readonly,
-    })
+    Ok(PublishRequest { id, staging, target, capability, read_only: request.readonly })
 }

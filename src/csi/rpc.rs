@@ -35,10 +35,7 @@ fn is_quiet(method: &str) -> bool {
 impl Drop for Line<'_> {
     fn drop(&mut self) {
         if !self.done {
-            self.write(
-                Code::Cancelled,
-                "the caller has gone; the work goes on until it is done",
-            );
+            self.write(Code::Cancelled, "the caller has gone; the work goes on until it is done");
         }
     }
 }
@@ -50,12 +47,7 @@ pub(super) async fn logged<T>(
     work: impl Future<Output = Result<T, Status>>,
 ) -> Result<Response<T>, Status> {
     let volume: String = volume.chars().take(128).collect();
-    let mut line = Line {
-        method,
-        volume: &volume,
-        start: Instant::now(),
-        done: false,
-    };
+    let mut line = Line { method, volume: &volume, start: Instant::now(), done: false };
     let result = work.await;
     line.done = true;
     match &result {

@@ -60,10 +60,8 @@ impl FromStr for Endpoint {
     type Err = EndpointError;
 
     fn from_str(text: &str) -> Result<Self, EndpointError> {
-        let path = text
-            .strip_prefix("unix://")
-            .or_else(|| text.strip_prefix("unix:"))
-            .unwrap_or(text);
+        let path =
+            text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:")).unwrap_or(text);
         if path.starts_with('/') && !path.ends_with('/') {
             Ok(Self(PathBuf::from(path)))
         } else {
@@ -85,13 +83,8 @@ impl Endpoint {
     /// Something else is there, or a system call failed.
     pub fn bind(&self) -> Result<Listener, EndpointError> {
         let path = &self.0;
-        let failed = |operation| {
-            move |source| EndpointError::Io {
-                operation,
-                path: path.clone(),
-                source,
-            }
-        };
+        let failed =
+            |operation| move |source| EndpointError::Io { operation, path: path.clone(), source };
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent).map_err(failed("create the directory of"))?;
         }
@@ -102,10 +95,7 @@ impl Endpoint {
         umask(before);
         let socket = bound.map_err(failed("listen at"))?;
         socket.set_nonblocking(true).map_err(failed("listen at"))?;
-        Ok(Listener {
-            socket,
-            path: path.clone(),
-        })
+        Ok(Listener { socket, path: path.clone() })
     }
 
     fn remove_stale(&self) -> Result<(), EndpointError> {
@@ -158,32 +148,18 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) -> Result<(), EndpointError> {
     let Listener { socket, path } = listener;
-    let failed = |source| EndpointError::Io {
-        operation: "listen at",
-        path: path.clone(),
-        source,
-    };
+    let failed = |source| EndpointError::Io { operation: "listen at", path: path.clone(), source };
     let incoming = UnixListenerStream::new(UnixListener::from_std(socket).map_err(failed)?);
     let jobs = Arc::new(Jobs::default());
-    let watchers: Vec<_> = engine
-        .pool_names()
-        .into_iter()
-        .map(|name| watch_pool(Arc::clone(&engine), name))
-        .collect();
-    let identity = Identity {
-        driver_name: config.driver_name,
-        engine: Arc::clone(&engine),
-    };
+    let watchers: Vec<_> =
+        engine.pool_names().into_iter().map(|name| watch_pool(Arc::clone(&engine), name)).collect();
+    let identity = Identity { driver_name: config.driver_name, engine: Arc::clone(&engine) };
     let controller = Controller {
         engine: Arc::clone(&engine),
         jobs: Arc::clone(&jobs),
         features: config.features,
     };
-    let node = Node {
-        engine,
-        jobs: Arc::clone(&jobs),
-        name: config.node_id,
-    };
+    let node = Node { engine, jobs: Arc::clone(&jobs), name: config.node_id };
     let served = Server::builder()
         .add_service(identity_server::IdentityServer::new(identity))
         .add_service(controller_server::ControllerServer::new(controller))
@@ -222,23 +198,10 @@ mod tests {
 
     #[test]
     fn endpoints_are_unix_sockets() {
-        for text in [
-            "unix:///csi/csi.sock",
-            "unix:/csi/csi.sock",
-            "/csi/csi.sock",
-        ] {
-            assert_eq!(
-                text.parse::<Endpoint>().unwrap().path(),
-                Path::new("/csi/csi.sock")
-            );
+        for text in ["unix:///csi/csi.sock", "unix:/csi/csi.sock", "/csi/csi.sock"] {
+            assert_eq!(text.parse::<Endpoint>().unwrap().path(), Path::new("/csi/csi.sock"));
         }
-        for text in [
-            "",
-            "tcp://1.2.3.4:5",
-            "unix://relative",
-            "csi.sock",
-            "unix:///dir/",
-        ] {
+        for text in ["", "tcp://1.2.3.4:5", "unix://relative", "csi.sock", "unix:///dir/"] {
             assert!(text.parse::<Endpoint>().is_err(), "{text}");
         }
     }
@@ -252,10 +215,7 @@ mod tests {
         drop(first);
         endpoint.bind().unwrap();
         let mode = std::fs::metadata(endpoint.path()).unwrap();
-        assert_eq!(
-            std::os::unix::fs::PermissionsExt::mode(&mode.permissions()) & 0o777,
-            0o600
-        );
+        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode.permissions()) & 0o777, 0o600);
         let file = Endpoint(temporary.path().join("file"));
         std::fs::File::create(file.path()).unwrap();
         assert!(matches!(file.bind(), Err(EndpointError::NotASocket(_))));

@@ -60,16 +60,8 @@ pub const CODES: [CodeHelp; 11] = [
         code: Code::Internal,
         meaning: "the record cannot be read; nothing is done to the volume",
     },
-    CodeHelp {
-        error: "Host",
-        code: Code::Internal,
-        meaning: "the kernel or a program refused",
-    },
-    CodeHelp {
-        error: "Store",
-        code: Code::Internal,
-        meaning: "the pool's filesystem refused",
-    },
+    CodeHelp { error: "Host", code: Code::Internal, meaning: "the kernel or a program refused" },
+    CodeHelp { error: "Store", code: Code::Internal, meaning: "the pool's filesystem refused" },
     CodeHelp {
         error: "Undo",
         code: Code::Internal,
@@ -117,24 +109,12 @@ mod tests {
             ("Size", EngineError::Size(text())),
             ("NoSpace", EngineError::NoSpace(text())),
             ("Away", EngineError::Away(text())),
-            (
-                "Damaged",
-                EngineError::Damaged {
-                    id: text(),
-                    source: store(),
-                },
-            ),
-            (
-                "Host",
-                HostError::call("open", "x", nix::errno::Errno::EIO).into(),
-            ),
+            ("Damaged", EngineError::Damaged { id: text(), source: store() }),
+            ("Host", HostError::call("open", "x", nix::errno::Errno::EIO).into()),
             ("Store", store().into()),
             (
                 "Undo",
-                EngineError::Undo {
-                    cause: Box::new(EngineError::Store(store())),
-                    undo: text(),
-                },
+                EngineError::Undo { cause: Box::new(EngineError::Store(store())), undo: text() },
             ),
         ]
     }
@@ -153,10 +133,7 @@ mod tests {
     #[test]
     fn a_failed_undo_keeps_the_code_of_its_cause() {
         let cause = Box::new(EngineError::NoSpace("full".to_owned()));
-        let error = EngineError::Undo {
-            cause,
-            undo: "unmount /x: busy".to_owned(),
-        };
+        let error = EngineError::Undo { cause, undo: "unmount /x: busy".to_owned() };
         let status = status(&error);
         assert_eq!(status.code(), Code::ResourceExhausted);
         assert!(status.message().contains("full") && status.message().contains("busy"));
@@ -165,10 +142,7 @@ mod tests {
     #[test]
     fn no_finished_failure_looks_like_one_that_still_runs() {
         for row in CODES {
-            assert!(!matches!(
-                row.code,
-                Code::Aborted | Code::Cancelled | Code::DeadlineExceeded
-            ));
+            assert!(!matches!(row.code, Code::Aborted | Code::Cancelled | Code::DeadlineExceeded));
         }
     }
 }

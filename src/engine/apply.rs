@@ -56,10 +56,7 @@ fn missing(what: &str) -> EngineError {
 
 impl Progress {
     fn number(&self) -> Result<u32, EngineError> {
-        self.device
-            .as_ref()
-            .map(|device| device.number)
-            .ok_or_else(|| missing("loop device"))
+        self.device.as_ref().map(|device| device.number).ok_or_else(|| missing("loop device"))
     }
 
     /// Replaces the device that is kept open. The old one stays attached: it is mounted, staged, or below the new one.
@@ -127,26 +124,20 @@ impl Engine {
             }
             Step::BindDevice(path) => {
                 let node = loop_path(progress.number()?);
-                self.bind(
-                    BindSource::Path(&node),
-                    path,
-                    MountAttributes::default(),
-                    progress,
-                )
+                self.bind(BindSource::Path(&node), path, MountAttributes::default(), progress)
             }
             Step::Hold(number) => {
                 progress.keep(self.host.hold(*number)?);
                 Ok(())
             }
-            Step::Attach {
-                read_only,
-                autoclear,
-            } => self.attach_image(target.located, *read_only, *autoclear, progress),
+            Step::Attach { read_only, autoclear } => {
+                self.attach_image(target.located, *read_only, *autoclear, progress)
+            }
             Step::AttachView => self.attach_view(target.located, progress),
             Step::Check => self.check_filesystem(target.located, progress.number()?),
-            Step::GrowUnmounted => Ok(self
-                .host
-                .grow_unmounted(progress.number()?, filesystem(target.located)?)?),
+            Step::GrowUnmounted => {
+                Ok(self.host.grow_unmounted(progress.number()?, filesystem(target.located)?)?)
+            }
             Step::MountFilesystem(path, attributes) => {
                 self.mount_filesystem(target, path, *attributes, progress)
             }
@@ -208,13 +199,7 @@ impl Engine {
         progress: &mut Progress,
     ) -> Result<(), EngineError> {
         let volume = located.volume();
-        let Resolved::Loop {
-            sector,
-            allocation,
-            direct_io,
-            ..
-        } = volume.resolved
-        else {
+        let Resolved::Loop { sector, allocation, direct_io, .. } = volume.resolved else {
             return Err(missing("image"));
         };
         let dir = located.pool.store.open_volume(&volume.key)?;
@@ -233,14 +218,8 @@ impl Engine {
             )));
         }
         let label = located.id().to_string();
-        let options = LoopOptions {
-            label: &label,
-            read_only,
-            autoclear,
-            direct_io,
-            sector,
-            allocation,
-        };
+        let options =
+            LoopOptions { label: &label, read_only, autoclear, direct_io, sector, allocation };
         let device = self.host.attach(dir.file(IMAGE)?.as_fd(), options)?;
         if !autoclear {
             progress.undo.push(Undo::Detach(device.number));
@@ -271,11 +250,7 @@ impl Engine {
     /// What is on the device is the filesystem of the record; it is repaired only when its superblock asks for that.
     fn check_filesystem(&self, located: &Located, number: u32) -> Result<(), EngineError> {
         let wanted = filesystem(located)?;
-        let file = located
-            .pool
-            .store
-            .open_volume(&located.volume().key)?
-            .file(IMAGE)?;
+        let file = located.pool.store.open_volume(&located.volume().key)?.file(IMAGE)?;
         match self.host.probe(file.as_fd())? {
             Some(signature) if signature.filesystem == wanted => {
                 if signature.has_errors {
@@ -293,27 +268,16 @@ impl Engine {
     }
 
     fn grow_mounted(&self, located: &Located, path: &Path) -> Result<(), EngineError> {
-        let entry = self
-            .host
-            .mounts()?
-            .top_at(path)
-            .and_then(MountEntry::mounted_loop);
-        let device: ByteSize = self
-            .host
-            .refresh_loop_size(entry.ok_or_else(|| missing("mount"))?)?;
+        let entry = self.host.mounts()?.top_at(path).and_then(MountEntry::mounted_loop);
+        let device: ByteSize =
+            self.host.refresh_loop_size(entry.ok_or_else(|| missing("mount"))?)?;
         Ok(self.host.grow(filesystem(located)?, path, device)?)
     }
 }
 
 fn filesystem(located: &Located) -> Result<Filesystem, EngineError> {
     match located.volume().resolved {
-        Resolved::Loop {
-            filesystem: Some(filesystem),
-            ..
-        } => Ok(filesystem),
-        Resolved::Loop {
-            filesystem: None, ..
-        }
-        | Resolved::Hostpath => Err(missing("filesystem")),
+        Resolved::Loop { filesystem: Some(filesystem), .. } => Ok(filesystem),
+        Resolved::Loop { filesystem: None, .. } | Resolved::Hostpath => Err(missing("filesystem")),
     }
 }

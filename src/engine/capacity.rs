@@ -49,9 +49,7 @@ impl Drop for Reservation<'_> {
 
 impl OpenPool {
     fn in_flight(&self) -> MutexGuard<'_, ByteSize> {
-        self.in_flight
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What can still be promised, given what requests in flight will take.
@@ -68,9 +66,7 @@ impl OpenPool {
         };
         let reserve = self.reserve.of(space.total);
         let promised = self.store.charges().total().saturating_add(in_flight);
-        let left = scaled(space.total, factor)
-            .saturating_sub(reserve)
-            .saturating_sub(promised);
+        let left = scaled(space.total, factor).saturating_sub(reserve).saturating_sub(promised);
         Ok(left.min(space.available.saturating_sub(reserve)))
     }
 
@@ -122,8 +118,7 @@ impl Engine {
     pub(super) fn is_accessible(&self, term: &Topology) -> bool {
         // Keys are compared without case (CSI 1.13, Topology).
         self.topology.iter().all(|(key, value)| {
-            term.iter()
-                .any(|(other, wanted)| other.eq_ignore_ascii_case(key) && wanted == value)
+            term.iter().any(|(other, wanted)| other.eq_ignore_ascii_case(key) && wanted == value)
         })
     }
 
@@ -139,23 +134,14 @@ impl Engine {
             Some(parameters.filesystem.unwrap_or(Filesystem::Ext4))
         };
         let (minimum, step) = backend::smallest(parameters.backend, filesystem);
-        let mut capacity = Capacity {
-            available: ByteSize::ZERO,
-            maximum: ByteSize::ZERO,
-            minimum,
-        };
-        let elsewhere = query
-            .topology
-            .as_ref()
-            .is_some_and(|term| !self.is_accessible(term));
+        let mut capacity = Capacity { available: ByteSize::ZERO, maximum: ByteSize::ZERO, minimum };
+        let elsewhere = query.topology.as_ref().is_some_and(|term| !self.is_accessible(term));
         let impossible = query.block && parameters.backend == Backend::Hostpath;
         if elsewhere || impossible {
             return Ok(capacity);
         }
         for pool in self.pools.chosen(&parameters.pool)? {
-            let room = pool
-                .room(parameters.allocation, &*self.host)?
-                .round_down(step);
+            let room = pool.room(parameters.allocation, &*self.host)?.round_down(step);
             let room = if room < minimum { ByteSize::ZERO } else { room };
             capacity.available = capacity.available.saturating_add(room);
             capacity.maximum = capacity.maximum.max(room);

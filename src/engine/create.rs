@@ -37,11 +37,7 @@ impl Engine {
     pub fn create(&self, spec: &CreateSpec) -> Result<Created, EngineError> {
         if let Some(existing) = self.find_by_name(spec)? {
             check_same(spec, existing.volume())?;
-            return Ok(Created {
-                id: existing.id(),
-                size: existing.volume().size,
-                existed: true,
-            });
+            return Ok(Created { id: existing.id(), size: existing.volume().size, existed: true });
         }
         if !spec.requisite.is_empty() && !spec.requisite.iter().any(|term| self.is_accessible(term))
         {
@@ -67,11 +63,7 @@ impl Engine {
                 // Reading it again says what is wrong with it.
                 Some(Entry::Damaged { .. }) => Generation::from_bits([0; 4]),
             };
-            let id = VolumeId {
-                pool: pool.tag(),
-                key: spec.key.clone(),
-                generation,
-            };
+            let id = VolumeId { pool: pool.tag(), key: spec.key.clone(), generation };
             return read(pool, &id).map(Some);
         }
         // The volume may exist in a pool that is away; making a second one would lose the first one's data.
@@ -151,35 +143,25 @@ impl Engine {
             key: spec.key.clone(),
             generation: Generation::from_bits(bits),
             name: spec.name.clone(),
-            created: jiff::Timestamp::now()
-                .strftime("%Y-%m-%dT%H:%M:%SZ")
-                .to_string(),
+            created: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
             request: request(spec),
             resolved: plan.resolved,
             size: plan.size,
             on_delete: spec.parameters.on_delete,
         });
         let full = |error: EngineError| out_of_space(error, plan.size, &pool.name);
-        let incoming = pool
-            .store
-            .begin(&spec.key, &*self.host)
-            .map_err(|e| full(e.into()))?;
+        let incoming = pool.store.begin(&spec.key, &*self.host).map_err(|e| full(e.into()))?;
         if let Err(error) = self.fill(incoming.dir(), spec, plan) {
             let error = full(error.into());
             return Err(match incoming.abandon(&*self.host) {
                 Ok(()) => error,
-                Err(undo) => EngineError::Undo {
-                    cause: Box::new(error),
-                    undo: super::chain(&undo),
-                },
+                Err(undo) => {
+                    EngineError::Undo { cause: Box::new(error), undo: super::chain(&undo) }
+                }
             });
         }
         incoming.commit(&record).map_err(|e| full(e.into()))?;
-        Ok(Created {
-            id: record.volume.id(pool.tag()),
-            size: plan.size,
-            existed: false,
-        })
+        Ok(Created { id: record.volume.id(pool.tag()), size: plan.size, existed: false })
     }
 
     fn fill(
@@ -189,30 +171,18 @@ impl Engine {
         plan: &Plan,
     ) -> Result<(), BackendError> {
         let parameters = &spec.parameters;
-        let root = RootOwner {
-            mode: parameters.mode,
-            uid: parameters.uid,
-            gid: parameters.gid,
-        };
+        let root = RootOwner { mode: parameters.mode, uid: parameters.uid, gid: parameters.gid };
         match plan.resolved {
             Resolved::Hostpath => backend::create_directory(dir, root, &*self.host),
-            Resolved::Loop {
-                filesystem,
-                sector,
-                allocation,
-                ..
-            } => {
+            Resolved::Loop { filesystem, sector, allocation, .. } => {
                 let recipe = |filesystem| FormatRecipe {
                     filesystem,
                     sector,
                     options: &parameters.mkfs_options,
                     root,
                 };
-                let image = ImageSpec {
-                    size: plan.size,
-                    allocation,
-                    format: filesystem.map(recipe),
-                };
+                let image =
+                    ImageSpec { size: plan.size, allocation, format: filesystem.map(recipe) };
                 backend::create_image(dir, &image, &*self.host)
             }
         }
@@ -300,10 +270,7 @@ fn plan(spec: &CreateSpec) -> Result<Plan, EngineError> {
         Resolved::Loop { filesystem, .. } => filesystem,
     };
     let (minimum, step) = backend::smallest(parameters.backend, filesystem);
-    let size = spec
-        .capacity
-        .choose(minimum, step)
-        .map_err(|error| size_error(&error))?;
+    let size = spec.capacity.choose(minimum, step).map_err(|error| size_error(&error))?;
     Ok(Plan { size, resolved })
 }
 
@@ -315,9 +282,7 @@ fn check_flags(spec: &CreateSpec, resolved: Resolved) -> Result<(), EngineError>
                 Resolved::Hostpath => None,
                 Resolved::Loop { filesystem, .. } => filesystem,
             };
-            flags
-                .check(filesystem)
-                .map_err(|e| EngineError::Invalid(e.to_string()))?;
+            flags.check(filesystem).map_err(|e| EngineError::Invalid(e.to_string()))?;
         }
     }
     Ok(())
@@ -362,11 +327,7 @@ fn check_same(spec: &CreateSpec, volume: &Volume) -> Result<(), EngineError> {
     }
     if volume.request.block != spec.is_block() {
         let word = |block| if block { "block" } else { "mount" };
-        return differs(
-            "access type",
-            word(volume.request.block),
-            word(spec.is_block()),
-        );
+        return differs("access type", word(volume.request.block), word(spec.is_block()));
     }
     for (name, asked) in spec.parameters.normalised() {
         // A record of an earlier release lacks parameters that came later.
@@ -377,15 +338,9 @@ fn check_same(spec: &CreateSpec, volume: &Volume) -> Result<(), EngineError> {
         }
     }
     let asked = match (volume.resolved, spec.parameters.backend) {
-        (
-            Resolved::Loop {
-                filesystem: Some(has),
-                ..
-            },
-            Backend::Loop,
-        ) => wanted_filesystem(spec)?
-            .filter(|asked| *asked != has)
-            .map(|asked| (has, asked)),
+        (Resolved::Loop { filesystem: Some(has), .. }, Backend::Loop) => {
+            wanted_filesystem(spec)?.filter(|asked| *asked != has).map(|asked| (has, asked))
+        }
         (Resolved::Loop { .. } | Resolved::Hostpath, _) => None,
     };
     match asked {

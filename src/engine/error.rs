@@ -85,10 +85,7 @@ impl EngineError {
     pub(super) fn with_undo(self, undo: Result<(), HostError>) -> Self {
         match undo {
             Ok(()) => self,
-            Err(undo) => Self::Undo {
-                cause: Box::new(self),
-                undo: chain(&undo),
-            },
+            Err(undo) => Self::Undo { cause: Box::new(self), undo: chain(&undo) },
         }
     }
 }

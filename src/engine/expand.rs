@@ -52,11 +52,7 @@ impl Engine {
             (Resolved::Hostpath, _) => {}
             (
                 Resolved::Loop { filesystem, .. },
-                MountedAs::Filesystem {
-                    number,
-                    mount_point,
-                    read_only,
-                },
+                MountedAs::Filesystem { number, mount_point, read_only },
             ) => {
                 let device = self.host.refresh_loop_size(number)?;
                 if read_only {
@@ -101,16 +97,10 @@ impl Engine {
         }
         let (filesystem, allocation) = match volume.resolved {
             Resolved::Hostpath => (None, Allocation::Thin),
-            Resolved::Loop {
-                filesystem,
-                allocation,
-                ..
-            } => (filesystem, allocation),
+            Resolved::Loop { filesystem, allocation, .. } => (filesystem, allocation),
         };
         let (minimum, step) = backend::smallest(volume.resolved.backend(), filesystem);
-        let size = range
-            .choose(minimum, step)
-            .map_err(|error| size_error(&error))?;
+        let size = range.choose(minimum, step).map_err(|error| size_error(&error))?;
         let more = size.saturating_sub(current);
         let pool = &located.pool;
         let hold = pool.reserve(more, allocation, &*self.host)?;
@@ -127,9 +117,7 @@ impl Engine {
         }
         let mut record = located.record.clone();
         record.volume.size = size;
-        pool.store
-            .update(&record)
-            .map_err(|error| full(error.into(), &pool.name))?;
+        pool.store.update(&record).map_err(|error| full(error.into(), &pool.name))?;
         located.record = record;
         Ok(())
     }

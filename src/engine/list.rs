@@ -39,11 +39,7 @@ impl Engine {
                 behind = Some(last.clone());
                 for (key, entry) in page {
                     if let Entry::Whole { generation, size } = entry {
-                        let id = VolumeId {
-                            pool: tag.clone(),
-                            key,
-                            generation,
-                        };
+                        let id = VolumeId { pool: tag.clone(), key, generation };
                         listed.push(Listed { id, size });
                     }
                 }

@@ -65,12 +65,8 @@ impl Data {
     pub(super) const fn kind(&self) -> Kind {
         match self {
             Self::Directory { .. } => Kind::Directory,
-            Self::Image {
-                filesystem: true, ..
-            } => Kind::Filesystem,
-            Self::Image {
-                filesystem: false, ..
-            } => Kind::Device,
+            Self::Image { filesystem: true, .. } => Kind::Filesystem,
+            Self::Image { filesystem: false, .. } => Kind::Device,
         }
     }
 }
@@ -91,12 +87,7 @@ fn attributes(entry: &MountEntry) -> MountAttributes {
 
 /// What is mounted, in words.
 fn describe(entry: &MountEntry) -> String {
-    format!(
-        "{} ({} from {})",
-        entry.root.display(),
-        entry.filesystem,
-        entry.source.display()
-    )
+    format!("{} ({} from {})", entry.root.display(), entry.filesystem, entry.source.display())
 }
 
 pub(super) fn loop_seen(status: &LoopStatus) -> LoopSeen {
@@ -119,26 +110,17 @@ impl Observed {
     /// The volume is what this entry mounts; its attributes.
     fn same(&self, entry: &MountEntry) -> Option<MountAttributes> {
         match &self.data {
-            Data::Directory { .. } => self
-                .is_directory(&entry.root, false)
-                .then(|| attributes(entry)),
-            Data::Image {
-                filesystem: true,
-                loops,
-                ..
-            } => {
+            Data::Directory { .. } => {
+                self.is_directory(&entry.root, false).then(|| attributes(entry))
+            }
+            Data::Image { filesystem: true, loops, .. } => {
                 let number = entry.mounted_loop()?;
                 let ours = loops.iter().any(|status| status.number == number);
                 (ours && entry.root == Path::new("/")).then(|| attributes(entry))
             }
-            Data::Image {
-                filesystem: false, ..
-            } => {
+            Data::Image { filesystem: false, .. } => {
                 let (status, _) = self.device(entry.bound_loop_node()?)?;
-                Some(MountAttributes {
-                    read_only: status.read_only,
-                    ..MountAttributes::default()
-                })
+                Some(MountAttributes { read_only: status.read_only, ..MountAttributes::default() })
             }
         }
     }
@@ -148,16 +130,10 @@ impl Observed {
         let Data::Image { loops, views, .. } = &self.data else {
             return None;
         };
-        let own = loops
-            .iter()
-            .find(|status| status.number == number)
-            .map(|status| (status, None));
+        let own = loops.iter().find(|status| status.number == number).map(|status| (status, None));
         own.or_else(|| {
             let view = views.iter().find(|status| status.number == number)?;
-            Some((
-                view,
-                view.backing_device.and_then(DeviceNumber::loop_number),
-            ))
+            Some((view, view.backing_device.and_then(DeviceNumber::loop_number)))
         })
     }
 
@@ -168,12 +144,7 @@ impl Observed {
         };
         let right_inode = match (&self.data, node) {
             (Data::Directory { identity, .. }, Some(node)) => node.identity == *identity,
-            (
-                Data::Image {
-                    filesystem: false, ..
-                },
-                Some(node),
-            ) => {
+            (Data::Image { filesystem: false, .. }, Some(node)) => {
                 let bound = entry.bound_loop_node().map(DeviceNumber::of_loop);
                 matches!(node.kind, NodeKind::BlockDevice(number) if Some(number) == bound)
             }
@@ -188,17 +159,12 @@ impl Observed {
 
     /// Every mount of the whole volume except those at the given paths.
     pub(super) fn other_targets(&self, except: &[&Path]) -> Vec<OtherTarget> {
-        let entries = self
-            .table
-            .iter()
-            .filter(|entry| !except.contains(&entry.mount_point.as_path()));
+        let entries =
+            self.table.iter().filter(|entry| !except.contains(&entry.mount_point.as_path()));
         entries
             .filter_map(|entry| {
                 let read_only = self.same(entry)?.read_only;
-                Some(OtherTarget {
-                    path: entry.mount_point.clone(),
-                    read_only,
-                })
+                Some(OtherTarget { path: entry.mount_point.clone(), read_only })
             })
             .collect()
     }
@@ -217,9 +183,9 @@ impl Observed {
         }
         match &self.data {
             Data::Directory { .. } => None,
-            Data::Image { loops, .. } => loops
-                .first()
-                .map(|status| format!("attached to /dev/loop{}", status.number)),
+            Data::Image { loops, .. } => {
+                loops.first().map(|status| format!("attached to /dev/loop{}", status.number))
+            }
         }
     }
 }
@@ -234,13 +200,7 @@ impl Engine {
                 let fd = dir.directory(DATA)?;
                 let stat = fstat(fd.as_fd()).map_err(|e| HostError::call("look at", DATA, e))?;
                 let device = DeviceNumber::of_stat(stat.st_dev);
-                Data::Directory {
-                    fd,
-                    identity: FileIdentity {
-                        device,
-                        inode: stat.st_ino,
-                    },
-                }
+                Data::Directory { fd, identity: FileIdentity { device, inode: stat.st_ino } }
             }
             Resolved::Loop { filesystem, .. } => {
                 let image = backend::identity(&dir)?;
@@ -253,18 +213,10 @@ impl Engine {
                     below.is_some_and(|below| loops.iter().any(|own| own.number == below))
                 };
                 let views = others.into_iter().filter(is_view).collect();
-                Data::Image {
-                    filesystem: filesystem.is_some(),
-                    loops,
-                    views,
-                }
+                Data::Image { filesystem: filesystem.is_some(), loops, views }
             }
         };
-        Ok(Observed {
-            table: self.host.mounts()?,
-            data,
-            key: volume.key.clone(),
-        })
+        Ok(Observed { table: self.host.mounts()?, data, key: volume.key.clone() })
     }
 
     /// What lies at a path as far as the volume is concerned.
@@ -310,25 +262,15 @@ impl Engine {
             let Some(entry) = observed.table.top_at(&candidate) else {
                 continue;
             };
-            return match (
-                observed.data.kind(),
-                entry.mounted_loop(),
-                entry.bound_loop_node(),
-            ) {
+            return match (observed.data.kind(), entry.mounted_loop(), entry.bound_loop_node()) {
                 (Kind::Directory, _, _) => Ok(MountedAs::Directory),
                 (Kind::Filesystem, Some(number), _) => {
                     let read_only = attributes.read_only;
-                    Ok(MountedAs::Filesystem {
-                        number,
-                        mount_point: candidate,
-                        read_only,
-                    })
+                    Ok(MountedAs::Filesystem { number, mount_point: candidate, read_only })
                 }
                 (Kind::Device, _, Some(number)) => {
                     let below = observed.device(number).and_then(|(_, below)| below);
-                    Ok(MountedAs::Device {
-                        numbers: below.into_iter().chain([number]).collect(),
-                    })
+                    Ok(MountedAs::Device { numbers: below.into_iter().chain([number]).collect() })
                 }
                 (Kind::Filesystem | Kind::Device, _, _) => Err(not_here()),
             };

@@ -123,16 +123,8 @@ pub fn volumes(configured: &[PoolConfig]) -> Vec<VolumeLine> {
         };
         for (key, record) in view.volumes().unwrap_or_default() {
             let record = record.map_err(|error| chain(&error));
-            let id = record
-                .as_ref()
-                .ok()
-                .map(|volume| volume.id(view.uuid().tag()));
-            lines.push(VolumeLine {
-                pool: config.name.clone(),
-                key,
-                id,
-                record,
-            });
+            let id = record.as_ref().ok().map(|volume| volume.id(view.uuid().tag()));
+            lines.push(VolumeLine { pool: config.name.clone(), key, id, record });
         }
     }
     lines

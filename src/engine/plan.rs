@@ -147,10 +147,9 @@ pub fn stage(view: &StageView) -> Result<Vec<Step>, Refusal> {
     let target = || view.path.clone();
     match view.kind {
         Kind::Directory | Kind::Device if settled => Ok(Vec::new()),
-        Kind::Directory => Ok(vec![
-            Step::MakeDirectory(target()),
-            Step::BindData(target(), view.attributes),
-        ]),
+        Kind::Directory => {
+            Ok(vec![Step::MakeDirectory(target()), Step::BindData(target(), view.attributes)])
+        }
         Kind::Filesystem => {
             let writable = !view.attributes.read_only;
             let mut steps = Vec::new();
@@ -181,10 +180,7 @@ pub fn stage(view: &StageView) -> Result<Vec<Step>, Refusal> {
 /// Use the loop device that is there, or set one up. One image has one loop device, ever.
 fn loop_step(view: &StageView, read_only: bool, autoclear: bool) -> Result<Step, Refusal> {
     match view.loops.as_slice() {
-        [] => Ok(Step::Attach {
-            read_only,
-            autoclear,
-        }),
+        [] => Ok(Step::Attach { read_only, autoclear }),
         [one] if one.partial => Err(Refusal::Precondition(format!(
             "/dev/loop{} shows only a part of the image; it is not from this driver: detach it with losetup -d",
             one.number
@@ -192,11 +188,7 @@ fn loop_step(view: &StageView, read_only: bool, autoclear: bool) -> Result<Step,
         [one] if one.read_only != read_only => Err(Refusal::Precondition(format!(
             "/dev/loop{} on the image is {}, asked is the opposite; unstage the volume first",
             one.number,
-            if one.read_only {
-                "read-only"
-            } else {
-                "writable"
-            }
+            if one.read_only { "read-only" } else { "writable" }
         ))),
         // A bound device node does not hold its loop device, so this one could vanish under a pod.
         [one] if one.autoclear && !autoclear => Err(Refusal::Precondition(format!(
@@ -207,11 +199,7 @@ fn loop_step(view: &StageView, read_only: bool, autoclear: bool) -> Result<Step,
         several => Err(Refusal::Precondition(format!(
             "{} loop devices are on one image, which would destroy it; detach all but one: {}",
             several.len(),
-            several
-                .iter()
-                .map(|l| format!("/dev/loop{}", l.number))
-                .collect::<Vec<_>>()
-                .join(", ")
+            several.iter().map(|l| format!("/dev/loop{}", l.number)).collect::<Vec<_>>().join(", ")
         ))),
     }
 }
@@ -278,10 +266,9 @@ pub fn publish(view: &PublishView) -> Result<Vec<Step>, Refusal> {
     check_mode(view)?;
     let target = || view.target.clone();
     match (view.kind, view.device) {
-        (Kind::Directory | Kind::Filesystem, _) => Ok(vec![
-            Step::MakeDirectory(target()),
-            Step::BindStaged(target(), view.attributes),
-        ]),
+        (Kind::Directory | Kind::Filesystem, _) => {
+            Ok(vec![Step::MakeDirectory(target()), Step::BindStaged(target(), view.attributes)])
+        }
         (Kind::Device, Some(device)) => {
             let mut steps = vec![Step::MakeFile(target()), Step::Hold(device.number)];
             if view.attributes.read_only && !device.read_only {
@@ -299,10 +286,7 @@ pub fn publish(view: &PublishView) -> Result<Vec<Step>, Refusal> {
 
 fn check_mode(view: &PublishView) -> Result<(), Refusal> {
     let list = |others: &mut dyn Iterator<Item = &OtherTarget>| {
-        others
-            .map(|other| other.path.display().to_string())
-            .collect::<Vec<_>>()
-            .join(", ")
+        others.map(|other| other.path.display().to_string()).collect::<Vec<_>>().join(", ")
     };
     if view.exclusive && !view.others.is_empty() {
         return Err(Refusal::Precondition(format!(
@@ -310,11 +294,7 @@ fn check_mode(view: &PublishView) -> Result<(), Refusal> {
             list(&mut view.others.iter())
         )));
     }
-    let mut writers = view
-        .others
-        .iter()
-        .filter(|other| !other.read_only)
-        .peekable();
+    let mut writers = view.others.iter().filter(|other| !other.read_only).peekable();
     if view.one_writer && !view.attributes.read_only && writers.peek().is_some() {
         return Err(Refusal::Precondition(format!(
             "the access mode allows one writer and the volume is published for writing at {}",
@@ -330,19 +310,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn attributes(read_only: bool) -> MountAttributes {
-        MountAttributes {
-            read_only,
-            ..MountAttributes::default()
-        }
+        MountAttributes { read_only, ..MountAttributes::default() }
     }
 
     fn device() -> LoopSeen {
-        LoopSeen {
-            number: 3,
-            read_only: false,
-            autoclear: true,
-            partial: false,
-        }
+        LoopSeen { number: 3, read_only: false, autoclear: true, partial: false }
     }
 
     fn view(kind: Kind, read_only: bool, outgrown: bool) -> StageView {
@@ -361,10 +333,7 @@ mod tests {
     /// What the kernel shows after a step.
     fn carry_out(view: &mut StageView, step: &Step) {
         match step {
-            Step::Attach {
-                read_only,
-                autoclear,
-            } => view.loops.push(LoopSeen {
+            Step::Attach { read_only, autoclear } => view.loops.push(LoopSeen {
                 number: 3,
                 read_only: *read_only,
                 autoclear: *autoclear,
@@ -385,11 +354,7 @@ mod tests {
     }
 
     fn kinds() -> impl Strategy<Value = Kind> {
-        prop_oneof![
-            Just(Kind::Directory),
-            Just(Kind::Filesystem),
-            Just(Kind::Device)
-        ]
+        prop_oneof![Just(Kind::Directory), Just(Kind::Filesystem), Just(Kind::Device)]
     }
 
     proptest! {
@@ -432,14 +397,8 @@ mod tests {
 
     #[test]
     fn loop_devices_that_are_not_right_are_refused() {
-        let partial = LoopSeen {
-            partial: true,
-            ..device()
-        };
-        let read_only = LoopSeen {
-            read_only: true,
-            ..device()
-        };
+        let partial = LoopSeen { partial: true, ..device() };
+        let read_only = LoopSeen { read_only: true, ..device() };
         for (kind, loops) in [
             (Kind::Filesystem, vec![device(), device()]),
             (Kind::Filesystem, vec![partial]),
@@ -448,27 +407,18 @@ mod tests {
         ] {
             let mut view = view(kind, false, false);
             view.loops = loops;
-            assert!(
-                matches!(stage(&view), Err(Refusal::Precondition(_))),
-                "{view:?}"
-            );
+            assert!(matches!(stage(&view), Err(Refusal::Precondition(_))), "{view:?}");
         }
         let mut half = view(Kind::Filesystem, false, false);
         half.loops = vec![device()];
-        assert!(
-            stage(&half).unwrap().contains(&Step::Hold(3)),
-            "a half-done attach is taken over"
-        );
+        assert!(stage(&half).unwrap().contains(&Step::Hold(3)), "a half-done attach is taken over");
     }
 
     fn publish_view(kind: Kind, read_only: bool) -> PublishView {
         PublishView {
             kind,
             staged: Seen::Same(attributes(false)),
-            device: Some(LoopSeen {
-                autoclear: false,
-                ..device()
-            }),
+            device: Some(LoopSeen { autoclear: false, ..device() }),
             target: "/t".into(),
             attributes: attributes(read_only),
             seen: Seen::Nothing,
@@ -509,10 +459,7 @@ mod tests {
             change(&mut view);
             matches!(publish(&view), Err(Refusal::Precondition(_)))
         };
-        let other = |read_only| OtherTarget {
-            path: "/o".into(),
-            read_only,
-        };
+        let other = |read_only| OtherTarget { path: "/o".into(), read_only };
         assert!(refused(&|view| view.staged = Seen::Nothing));
         assert!(refused(&|view| view.staged = Seen::Other("x".to_owned())));
         assert!(refused(&|view| view.staged = Seen::Same(attributes(true))));

@@ -179,12 +179,7 @@ impl Pools {
             state: Mutex::new(State::Waiting("not opened yet".to_owned())),
             opening: Mutex::default(),
         };
-        let system = [
-            "/",
-            "/var/lib/containerd",
-            "/var/lib/containers",
-            "/var/lib/docker",
-        ];
+        let system = ["/", "/var/lib/containerd", "/var/lib/containers", "/var/lib/docker"];
         let mut system_paths: Vec<PathBuf> = system.iter().map(PathBuf::from).collect();
         system_paths.push(config.kubelet_dir.clone());
         Self {
@@ -211,10 +206,7 @@ impl Pools {
     }
 
     pub(super) fn is_ready(&self) -> bool {
-        !self
-            .slots
-            .iter()
-            .any(|slot| matches!(slot.state(), State::Waiting(_)))
+        !self.slots.iter().any(|slot| matches!(slot.state(), State::Waiting(_)))
     }
 
     pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
@@ -228,9 +220,7 @@ impl Pools {
                 return Ok(pool);
             }
             // Lets go of it (when the last job is done with it), so that its disk can be unmounted.
-            slot.change(State::Away(
-                "its directory is no longer at its path".to_owned(),
-            ));
+            slot.change(State::Away("its directory is no longer at its path".to_owned()));
         }
         let Ok(_turn) = slot.opening.try_lock() else {
             return Err(away(&slot.config, "it is being opened; try again"));
@@ -244,13 +234,11 @@ impl Pools {
             }
             Err(error) => {
                 let reason = chain(&error);
-                slot.change(
-                    if matches!(error, EngineError::Store(StoreError::Locked { .. })) {
-                        State::Waiting(reason.clone())
-                    } else {
-                        State::Away(reason.clone())
-                    },
-                );
+                slot.change(if matches!(error, EngineError::Store(StoreError::Locked { .. })) {
+                    State::Waiting(reason.clone())
+                } else {
+                    State::Away(reason.clone())
+                });
                 Err(away(&slot.config, &reason))
             }
         }
@@ -283,23 +271,16 @@ impl Pools {
                 ));
             }
             (PoolLook::Foreign(found), None) => {
-                return Err(StoreError::NotEmpty {
-                    path: config.path.clone(),
-                    found,
-                }
-                .into());
+                return Err(StoreError::NotEmpty { path: config.path.clone(), found }.into());
             }
         }
         let store = Pool::open(&config.path, &*self.host)?;
         if known.as_ref() != Some(store.uuid()) {
-            self.state
-                .remember(&config.name, store.uuid(), &config.path)?;
+            self.state.remember(&config.name, store.uuid(), &config.path)?;
         }
         let store = OpenPool {
             name: config.name.clone(),
-            reserve: config
-                .reserve
-                .unwrap_or_else(|| self.default_reserve(&config.path)),
+            reserve: config.reserve.unwrap_or_else(|| self.default_reserve(&config.path)),
             overcommit: config.overcommit,
             in_flight: Mutex::default(),
             reaper: Reaper::default(),
@@ -311,13 +292,8 @@ impl Pools {
 
     /// Kubelet evicts pods at 10 to 15 % free, so a pool must not take a shared filesystem that far.
     fn default_reserve(&self, path: &Path) -> Reserve {
-        let device = |path: &Path| {
-            self.host
-                .node(path)
-                .ok()
-                .flatten()
-                .map(|node| node.identity.device)
-        };
+        let device =
+            |path: &Path| self.host.node(path).ok().flatten().map(|node| node.identity.device);
         let own = device(path);
         let shared = own.is_some() && self.system_paths.iter().any(|path| device(path) == own);
         Reserve::Percent(if shared { 20 } else { 5 })
@@ -325,11 +301,7 @@ impl Pools {
 
     /// All pools that are here now, without those whose identity is not their own.
     pub(super) fn here(&self) -> Vec<Arc<OpenPool>> {
-        let open: Vec<_> = self
-            .slots
-            .iter()
-            .filter_map(|slot| self.refresh(slot).ok())
-            .collect();
+        let open: Vec<_> = self.slots.iter().filter_map(|slot| self.refresh(slot).ok()).collect();
         let single =
             |pool: &Arc<OpenPool>| open.iter().filter(|p| p.tag() == pool.tag()).count() == 1;
         open.iter().filter(|pool| single(pool)).cloned().collect()
@@ -344,11 +316,7 @@ impl Pools {
             return Ok(self.here());
         };
         let Some(slot) = self.slots.iter().find(|slot| slot.config.name == *name) else {
-            let names: Vec<_> = self
-                .slots
-                .iter()
-                .map(|slot| slot.config.name.as_str())
-                .collect();
+            let names: Vec<_> = self.slots.iter().map(|slot| slot.config.name.as_str()).collect();
             return Err(EngineError::Invalid(format!(
                 "parameter pool has the value {name:?}; this node's pools are: {}",
                 names.join(", ")
@@ -368,11 +336,7 @@ impl Pools {
     /// # Errors
     /// [`EngineError::Away`]: it is not here. Never "not found": the volume may well exist.
     pub(super) fn by_tag(&self, tag: &PoolTag) -> Result<Arc<OpenPool>, EngineError> {
-        if !self
-            .slots
-            .iter()
-            .any(|slot| slot.ready().is_some_and(|pool| pool.tag() == *tag))
-        {
+        if !self.slots.iter().any(|slot| slot.ready().is_some_and(|pool| pool.tag() == *tag)) {
             for slot in self.slots.iter().filter(|slot| slot.ready().is_none()) {
                 let _open_or_away = self.refresh(slot);
             }
@@ -400,9 +364,7 @@ impl Pools {
         let report = |slot: &Slot| {
             let opened = self.refresh(slot).ok();
             let status = match slot.state() {
-                State::Ready(pool) => PoolStatus::Ready {
-                    uuid: pool.store.uuid().clone(),
-                },
+                State::Ready(pool) => PoolStatus::Ready { uuid: pool.store.uuid().clone() },
                 State::Waiting(reason) => PoolStatus::Waiting(reason),
                 State::Away(reason) => PoolStatus::Away(reason),
             };
@@ -427,11 +389,7 @@ impl Pools {
 }
 
 fn away(config: &PoolConfig, reason: &str) -> EngineError {
-    EngineError::Away(format!(
-        "pool {} ({}) is away: {reason}",
-        config.name,
-        config.path.display()
-    ))
+    EngineError::Away(format!("pool {} ({}) is away: {reason}", config.name, config.path.display()))
 }
 
 /// A marker with a new identity.
@@ -441,20 +399,12 @@ fn away(config: &PoolConfig, reason: &str) -> EngineError {
 pub(super) fn new_marker(name: &str) -> Result<Marker, EngineError> {
     let mut bits = [0; 16];
     random(&mut bits)?;
-    Ok(Marker {
-        uuid: PoolUuid::from_bits(bits),
-        name: name.to_owned(),
-    })
+    Ok(Marker { uuid: PoolUuid::from_bits(bits), name: name.to_owned() })
 }
 
 /// Unpredictable bits.
 pub(super) fn random(bits: &mut [u8]) -> Result<(), EngineError> {
     getrandom::fill(bits).map_err(|e| {
-        StoreError::io(
-            "read random numbers from",
-            "getrandom(2)",
-            std::io::Error::other(e),
-        )
-        .into()
+        StoreError::io("read random numbers from", "getrandom(2)", std::io::Error::other(e)).into()
     })
 }

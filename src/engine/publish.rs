@@ -40,25 +40,18 @@ impl Engine {
             ))
         };
         let staging = self.mount_path(&request.staging)?.ok_or_else(not_staged)?;
-        let target = self
-            .mount_path(&request.target)?
-            .ok_or_else(|| no_parent(&request.target))?;
+        let target = self.mount_path(&request.target)?.ok_or_else(|| no_parent(&request.target))?;
         let observed = self.observe(&located)?;
         let block = located.volume().resolved.is_block();
         let staged_at = if block { staging.join(DEVICE) } else { staging };
         let flags = flags(&request.capability);
         let mode = request.capability.mode;
-        let staged_device = observed
-            .table
-            .top_at(&staged_at)
-            .and_then(MountEntry::bound_loop_node);
+        let staged_device = observed.table.top_at(&staged_at).and_then(MountEntry::bound_loop_node);
         let view = PublishView {
             kind: observed.data.kind(),
             staged: self.seen(&observed, &staged_at)?,
             device: staged_device.and_then(|number| Some(loop_seen(observed.device(number)?.0))),
-            attributes: flags
-                .attributes
-                .or_read_only(request.read_only || mode.reads_only()),
+            attributes: flags.attributes.or_read_only(request.read_only || mode.reads_only()),
             seen: self.seen(&observed, &target)?,
             exclusive: mode.is_exclusive(),
             one_writer: mode.has_one_writer(),

@@ -47,9 +47,8 @@ pub(super) fn wake(pool: &Arc<OpenPool>, host: &Arc<dyn Host>) {
         turn.running = true;
     }
     let (thread_pool, thread_host) = (Arc::clone(pool), Arc::clone(host));
-    let thread = std::thread::Builder::new()
-        .name(format!("reaper-{}", pool.name))
-        .spawn(move || {
+    let thread =
+        std::thread::Builder::new().name(format!("reaper-{}", pool.name)).spawn(move || {
             loop {
                 drain(&thread_pool, &*thread_host);
                 if thread_pool.reaper.may_stop() {
@@ -66,19 +65,11 @@ pub(super) fn wake(pool: &Arc<OpenPool>, host: &Arc<dyn Host>) {
 
 /// Empties the pool's trash now. What cannot be removed stays and is tried again later.
 pub(super) fn drain(pool: &OpenPool, host: &dyn Host) {
-    let _turn = pool
-        .reaper
-        .work
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
+    let _turn = pool.reaper.work.lock().unwrap_or_else(PoisonError::into_inner);
     let names = match pool.store.trash() {
         Ok(names) => names,
         Err(error) => {
-            tracing::warn!(
-                pool = pool.name,
-                error = chain(&error),
-                "cannot read the trash"
-            );
+            tracing::warn!(pool = pool.name, error = chain(&error), "cannot read the trash");
             return;
         }
     };

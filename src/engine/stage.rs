@@ -75,17 +75,12 @@ impl Engine {
     pub fn stage(&self, request: &StageRequest) -> Result<(), EngineError> {
         let located = self.locate(&request.id)?;
         check_capability(located.volume(), &request.capability)?;
-        let staging = self
-            .mount_path(&request.staging)?
-            .ok_or_else(|| no_parent(&request.staging))?;
+        let staging =
+            self.mount_path(&request.staging)?.ok_or_else(|| no_parent(&request.staging))?;
         let observed = self.observe(&located)?;
         let flags = flags(&request.capability);
         let block = located.volume().resolved.is_block();
-        let path = if block {
-            staging.join(DEVICE)
-        } else {
-            staging.clone()
-        };
+        let path = if block { staging.join(DEVICE) } else { staging.clone() };
         let loops = match &observed.data {
             Data::Directory { .. } => Vec::new(),
             Data::Image { loops, .. } => loops.iter().map(loop_seen).collect(),
@@ -95,9 +90,7 @@ impl Engine {
             seen: self.seen(&observed, &path)?,
             path,
             staging,
-            attributes: flags
-                .attributes
-                .or_read_only(request.capability.mode.reads_only()),
+            attributes: flags.attributes.or_read_only(request.capability.mode.reads_only()),
             loops,
             outgrown: self.is_outgrown(&located)?,
             grows_mounted: self.grows_mounted(&located),
@@ -115,34 +108,20 @@ impl Engine {
     /// The filesystem of the volume can grow while it is mounted.
     pub(super) fn grows_mounted(&self, located: &Located) -> bool {
         match located.volume().resolved {
-            Resolved::Loop {
-                filesystem: Some(filesystem),
-                ..
-            } => self.host.can_grow_mounted(filesystem),
-            Resolved::Loop {
-                filesystem: None, ..
+            Resolved::Loop { filesystem: Some(filesystem), .. } => {
+                self.host.can_grow_mounted(filesystem)
             }
-            | Resolved::Hostpath => true,
+            Resolved::Loop { filesystem: None, .. } | Resolved::Hostpath => true,
         }
     }
 
     /// The filesystem of the volume is smaller than its image.
     pub(super) fn is_outgrown(&self, located: &Located) -> Result<bool, EngineError> {
-        let Resolved::Loop {
-            filesystem: Some(_),
-            ..
-        } = located.volume().resolved
-        else {
+        let Resolved::Loop { filesystem: Some(_), .. } = located.volume().resolved else {
             return Ok(false);
         };
-        let file = located
-            .pool
-            .store
-            .open_volume(&located.volume().key)?
-            .file(IMAGE)?;
-        let metadata = file
-            .metadata()
-            .map_err(|e| HostError::call("look at", IMAGE, e))?;
+        let file = located.pool.store.open_volume(&located.volume().key)?.file(IMAGE)?;
+        let metadata = file.metadata().map_err(|e| HostError::call("look at", IMAGE, e))?;
         let signature = self.host.probe(file.as_fd())?;
         Ok(signature.is_some_and(|signature| signature.size.bytes() < metadata.len()))
     }
@@ -200,9 +179,7 @@ impl Engine {
     fn views_of(&self, number: u32) -> Result<Vec<u32>, EngineError> {
         let below = DeviceNumber::of_loop(number);
         let loops = self.host.loops()?;
-        let views = loops
-            .iter()
-            .filter(|status| status.backing_device == Some(below));
+        let views = loops.iter().filter(|status| status.backing_device == Some(below));
         Ok(views.map(|status| status.number).collect())
     }
 
@@ -243,10 +220,7 @@ impl Engine {
             }
             self.host.unmount(path).map_err(|error| busy(path, error))?;
         }
-        Err(EngineError::Precondition(format!(
-            "{} keeps being mounted on",
-            path.display()
-        )))
+        Err(EngineError::Precondition(format!("{} keeps being mounted on", path.display())))
     }
 }
 

@@ -62,9 +62,7 @@ impl Engine {
             MountedAs::Filesystem { mount_point, .. } => {
                 Ok(mounted(self.host.space_at(&mount_point)?))
             }
-            MountedAs::Device { .. } => Ok(VolumeUsage::Device {
-                total: located.volume().size,
-            }),
+            MountedAs::Device { .. } => Ok(VolumeUsage::Device { total: located.volume().size }),
         }
     }
 
@@ -75,9 +73,7 @@ impl Engine {
     pub fn volume_limit(&self) -> u32 {
         let mounts = std::fs::read_to_string("/proc/sys/fs/mount-max").ok();
         // The kernel's default (Documentation/admin-guide/sysctl/fs.rst).
-        let mounts = mounts
-            .and_then(|text| text.trim().parse::<u32>().ok())
-            .unwrap_or(100_000);
+        let mounts = mounts.and_then(|text| text.trim().parse::<u32>().ok()).unwrap_or(100_000);
         let loops = self.host.loop_limit().map_or(u32::MAX, |limit| limit / 2);
         loops.min(mounts / 16).max(1)
     }

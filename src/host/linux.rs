@@ -31,9 +31,7 @@ impl LinuxHost {
     /// Looks for the programs; one that is missing is an error only when it is needed.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            programs: Programs::find(),
-        }
+        Self { programs: Programs::find() }
     }
 }
 

@@ -29,29 +29,19 @@ impl DeviceNumber {
     /// The number in a `st_dev` or `st_rdev`.
     #[must_use]
     pub fn of_stat(device: libc::dev_t) -> Self {
-        Self {
-            major: libc::major(device),
-            minor: libc::minor(device),
-        }
+        Self { major: libc::major(device), minor: libc::minor(device) }
     }
 
     /// The number of a loop device.
     #[must_use]
     pub const fn of_loop(number: u32) -> Self {
-        Self {
-            major: LOOP_MAJOR,
-            minor: number,
-        }
+        Self { major: LOOP_MAJOR, minor: number }
     }
 
     /// N, when this is /dev/loopN.
     #[must_use]
     pub const fn loop_number(self) -> Option<u32> {
-        if self.major == LOOP_MAJOR {
-            Some(self.minor)
-        } else {
-            None
-        }
+        if self.major == LOOP_MAJOR { Some(self.minor) } else { None }
     }
 }
 
@@ -94,12 +84,7 @@ impl MountEntry {
     #[must_use]
     pub fn mounted_loop(&self) -> Option<u32> {
         if self.filesystem == "btrfs" {
-            return self
-                .source
-                .to_str()?
-                .strip_prefix("/dev/loop")?
-                .parse()
-                .ok();
+            return self.source.to_str()?.strip_prefix("/dev/loop")?.parse().ok();
         }
         self.device.loop_number()
     }
@@ -161,10 +146,7 @@ impl MountTable {
     /// The mount that is visible at exactly this path: the last one made there.
     #[must_use]
     pub fn top_at(&self, path: &Path) -> Option<&MountEntry> {
-        self.entries
-            .iter()
-            .rev()
-            .find(|entry| entry.mount_point == path)
+        self.entries.iter().rev().find(|entry| entry.mount_point == path)
     }
 
     /// The mount that a path lies on.
@@ -172,10 +154,7 @@ impl MountTable {
     pub fn containing(&self, path: &Path) -> Option<&MountEntry> {
         let depth = |entry: &&MountEntry| entry.mount_point.components().count();
         // Of equals the last one, which `max_by_key` answers.
-        self.entries
-            .iter()
-            .filter(|entry| path.starts_with(&entry.mount_point))
-            .max_by_key(depth)
+        self.entries.iter().filter(|entry| path.starts_with(&entry.mount_point)).max_by_key(depth)
     }
 }
 
@@ -205,28 +184,17 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
         shared,
         filesystem,
         source,
-        filesystem_read_only: super_options
-            .split(|b| *b == b',')
-            .any(|option| option == b"ro"),
+        filesystem_read_only: super_options.split(|b| *b == b',').any(|option| option == b"ro"),
     })
 }
 
 fn parse_device(text: &[u8]) -> Option<DeviceNumber> {
     let (major, minor) = std::str::from_utf8(text).ok()?.split_once(':')?;
-    Some(DeviceNumber {
-        major: major.parse().ok()?,
-        minor: minor.parse().ok()?,
-    })
+    Some(DeviceNumber { major: major.parse().ok()?, minor: minor.parse().ok()? })
 }
 
 fn parse_options(text: &[u8]) -> Option<Vec<String>> {
-    Some(
-        std::str::from_utf8(text)
-            .ok()?
-            .split(',')
-            .map(str::to_owned)
-            .collect(),
-    )
+    Some(std::str::from_utf8(text).ok()?.split(',').map(str::to_owned).collect())
 }
 
 /// Space, tab, newline and backslash stand as `\` and three octal digits.
@@ -237,11 +205,8 @@ fn unescape(text: &[u8]) -> OsString {
         let octal = tail
             .get(..3)
             .filter(|digits| first == b'\\' && digits.iter().all(|d| matches!(d, b'0'..=b'7')));
-        let code = octal.map(|digits| {
-            digits
-                .iter()
-                .fold(0_u32, |sum, d| sum * 8 + u32::from(d - b'0'))
-        });
+        let code =
+            octal.map(|digits| digits.iter().fold(0_u32, |sum, d| sum * 8 + u32::from(d - b'0')));
         if let Some(byte) = code.and_then(|code| u8::try_from(code).ok()) {
             plain.push(byte);
             rest = tail.get(3..).unwrap_or_default();
@@ -277,23 +242,11 @@ mod tests {
         assert_eq!(staged.mounted_loop(), Some(3));
         assert!(staged.is_read_only() && staged.has_option("noatime") && !staged.shared);
         let block = table.top_at(Path::new("/t/block")).unwrap();
-        assert_eq!(
-            (block.bound_loop_node(), block.mounted_loop()),
-            (Some(7), None)
-        );
-        assert_eq!(
-            table.top_at(Path::new("/b")).unwrap().mounted_loop(),
-            Some(9)
-        );
+        assert_eq!((block.bound_loop_node(), block.mounted_loop()), (Some(7), None));
+        assert_eq!(table.top_at(Path::new("/b")).unwrap().mounted_loop(), Some(9));
         assert_eq!(table.top_at(Path::new("/t")).unwrap().filesystem, "tmpfs");
-        assert_eq!(
-            table.containing(Path::new("/t/x")).unwrap().filesystem,
-            "tmpfs"
-        );
-        assert_eq!(
-            table.containing(Path::new("/tx")).unwrap().mount_point,
-            Path::new("/")
-        );
+        assert_eq!(table.containing(Path::new("/t/x")).unwrap().filesystem, "tmpfs");
+        assert_eq!(table.containing(Path::new("/tx")).unwrap().mount_point, Path::new("/"));
         assert!(table.top_at(Path::new("/none")).is_none());
     }
 

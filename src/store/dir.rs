@@ -24,15 +24,12 @@ pub(super) const TEMPORARY_SUFFIX: &str = ".new";
 const RECORD_LIMIT: u64 = 1 << 20;
 
 fn how(flags: OFlag, mode: Mode) -> OpenHow {
-    OpenHow::new()
-        .flags(flags | OFlag::O_CLOEXEC)
-        .mode(mode)
-        .resolve(
-            ResolveFlag::RESOLVE_BENEATH
-                | ResolveFlag::RESOLVE_NO_SYMLINKS
-                | ResolveFlag::RESOLVE_NO_XDEV
-                | ResolveFlag::RESOLVE_NO_MAGICLINKS,
-        )
+    OpenHow::new().flags(flags | OFlag::O_CLOEXEC).mode(mode).resolve(
+        ResolveFlag::RESOLVE_BENEATH
+            | ResolveFlag::RESOLVE_NO_SYMLINKS
+            | ResolveFlag::RESOLVE_NO_XDEV
+            | ResolveFlag::RESOLVE_NO_MAGICLINKS,
+    )
 }
 
 /// Opens a file or directory beneath `parent`.
@@ -59,11 +56,7 @@ pub(super) fn find_dir(
     name: impl AsRef<Path>,
 ) -> Result<Option<OwnedFd>, StoreError> {
     let name = name.as_ref();
-    match openat2(
-        parent,
-        name,
-        how(OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty()),
-    ) {
+    match openat2(parent, name, how(OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty())) {
         Ok(fd) => Ok(Some(fd)),
         Err(Errno::ENOENT) => Ok(None),
         Err(e) => Err(StoreError::io("open", name, e)),
@@ -164,10 +157,7 @@ pub(super) fn read_file(parent: BorrowedFd<'_>, name: &str) -> Result<Option<Vec
     read.map_err(|e| StoreError::io("read", name, e))?;
     if content.len() as u64 > RECORD_LIMIT {
         let reason = format!("it is longer than {RECORD_LIMIT} bytes");
-        return Err(StoreError::Damaged {
-            path: name.into(),
-            reason,
-        });
+        return Err(StoreError::Damaged { path: name.into(), reason });
     }
     Ok(Some(content))
 }

@@ -63,11 +63,7 @@ impl StoreError {
         path: impl AsRef<Path>,
         source: impl Into<io::Error>,
     ) -> Self {
-        Self::Io {
-            operation,
-            path: path.as_ref().to_owned(),
-            source: source.into(),
-        }
+        Self::Io { operation, path: path.as_ref().to_owned(), source: source.into() }
     }
 
     /// The kernel said that there is no room.
@@ -75,10 +71,7 @@ impl StoreError {
     pub fn is_no_space(&self) -> bool {
         match self {
             Self::Io { source, .. } => {
-                matches!(
-                    source.kind(),
-                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-                )
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
             }
             Self::Damaged { .. }
             | Self::TooNew { .. }

@@ -18,14 +18,8 @@ use crate::volume::PoolUuid;
 pub(super) const MARKER: &str = "pool.json";
 
 /// The directories of a pool.
-pub(super) const DIRECTORIES: [&str; 6] = [
-    "incoming",
-    "volumes",
-    "snapshots",
-    "archive",
-    "retained",
-    "trash",
-];
+pub(super) const DIRECTORIES: [&str; 6] =
+    ["incoming", "volumes", "snapshots", "archive", "retained", "trash"];
 
 /// What the marker says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,10 +57,7 @@ pub(super) fn read(pool: BorrowedFd<'_>) -> Result<Option<Marker>, StoreError> {
     let Some(content) = dir::read_file(pool, MARKER)? else {
         return Ok(None);
     };
-    let damaged = |reason: String| StoreError::Damaged {
-        path: MARKER.into(),
-        reason,
-    };
+    let damaged = |reason: String| StoreError::Damaged { path: MARKER.into(), reason };
     let file: MarkerFile = serde_json::from_slice(&content).map_err(|e| damaged(e.to_string()))?;
     if file.min_reader > READER {
         return Err(StoreError::TooNew {
@@ -75,14 +66,8 @@ pub(super) fn read(pool: BorrowedFd<'_>) -> Result<Option<Marker>, StoreError> {
             reader: READER,
         });
     }
-    let uuid = file
-        .uuid
-        .parse()
-        .map_err(|e: crate::volume::IdError| damaged(e.to_string()))?;
-    Ok(Some(Marker {
-        uuid,
-        name: file.name,
-    }))
+    let uuid = file.uuid.parse().map_err(|e: crate::volume::IdError| damaged(e.to_string()))?;
+    Ok(Some(Marker { uuid, name: file.name }))
 }
 
 /// Writes the marker.
@@ -150,10 +135,7 @@ fn is_leftover_of_init(pool: BorrowedFd<'_>, name: &OsStr) -> Result<bool, Store
 /// The directory is not empty, or a system call failed.
 pub(super) fn init(path: &Path, marker: &Marker) -> Result<(), StoreError> {
     if let PoolLook::Foreign(found) = look(path)? {
-        return Err(StoreError::NotEmpty {
-            path: path.to_owned(),
-            found,
-        });
+        return Err(StoreError::NotEmpty { path: path.to_owned(), found });
     }
     make_path(path)?;
     let pool =

@@ -110,10 +110,7 @@ impl Pool {
     /// It is no pool, or a daemon has it open.
     pub fn replace_uuid(path: &Path, uuid: &PoolUuid) -> Result<PoolUuid, StoreError> {
         let (root, marker) = lock(path)?;
-        let new = Marker {
-            uuid: uuid.clone(),
-            name: marker.name,
-        };
+        let new = Marker { uuid: uuid.clone(), name: marker.name };
         marker::write(root.as_fd(), &new)?;
         Ok(marker.uuid)
     }
@@ -125,13 +122,8 @@ impl Pool {
     pub fn open(path: &Path, host: &dyn Host) -> Result<Self, StoreError> {
         let (root, marker) = lock(path)?;
         let directories = Directories::open(root.as_fd())?;
-        let pool = Self {
-            path: path.to_owned(),
-            marker,
-            root,
-            directories,
-            index: Mutex::default(),
-        };
+        let pool =
+            Self { path: path.to_owned(), marker, root, directories, index: Mutex::default() };
         pool.wipe_incoming(host)?;
         pool.scan()?;
         Ok(pool)
@@ -181,11 +173,7 @@ impl Pool {
     #[must_use]
     pub fn entries_after(&self, after: Option<&Key>, count: usize) -> Vec<(Key, Entry)> {
         let index = self.index();
-        index
-            .after(after)
-            .take(count)
-            .map(|(key, entry)| (key.clone(), entry.clone()))
-            .collect()
+        index.after(after).take(count).map(|(key, entry)| (key.clone(), entry.clone())).collect()
     }
 
     /// What the pool has promised.
@@ -210,9 +198,7 @@ impl Pool {
     /// # Errors
     /// There is none, or a system call failed.
     pub fn open_volume(&self, key: &Key) -> Result<VolumeDir, StoreError> {
-        Ok(VolumeDir {
-            fd: dir::open_dir(self.directories.volumes.as_fd(), key.as_str())?,
-        })
+        Ok(VolumeDir { fd: dir::open_dir(self.directories.volumes.as_fd(), key.as_str())? })
     }
 
     /// Begins a volume: an empty `incoming/<key>`, whatever a dead run left there.
@@ -225,11 +211,7 @@ impl Pool {
         dir::make_dir(incoming, key.as_str())?;
         fault::point!("store.begin.made").map_err(|e| StoreError::io("begin", key.as_str(), e))?;
         let fd = dir::open_dir(incoming, key.as_str())?;
-        Ok(Incoming {
-            pool: self,
-            key: key.clone(),
-            dir: VolumeDir { fd },
-        })
+        Ok(Incoming { pool: self, key: key.clone(), dir: VolumeDir { fd } })
     }
 
     /// Replaces a volume's record.
@@ -251,10 +233,7 @@ impl Pool {
     pub fn bury(&self, record: &Record, grave: Grave) -> Result<String, StoreError> {
         let volume = &record.volume;
         let name = format!("{}.{}", volume.key, volume.generation);
-        let (from, to) = (
-            self.directories.volumes.as_fd(),
-            self.directories.grave(grave),
-        );
+        let (from, to) = (self.directories.volumes.as_fd(), self.directories.grave(grave));
         fault::point!("store.bury.start").map_err(|e| StoreError::io("bury", &name, e))?;
         dir::rename_new(from, OsStr::new(volume.key.as_str()), to, OsStr::new(&name))?;
         {
@@ -288,8 +267,7 @@ impl Pool {
         };
         remove::tree(trash, name, disposal, host)?;
         dir::sync(trash, "trash")?;
-        self.index()
-            .remove_grave(&format!("trash/{}", name.to_string_lossy()));
+        self.index().remove_grave(&format!("trash/{}", name.to_string_lossy()));
         Ok(())
     }
 
@@ -333,18 +311,15 @@ fn lock(path: &Path) -> Result<(Flock<OwnedFd>, Marker), StoreError> {
     let marker = marker::read(fd.as_fd())?.ok_or_else(absent)?;
     match Flock::lock(fd, FlockArg::LockExclusiveNonblock) {
         Ok(root) => Ok((root, marker)),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(StoreError::Locked {
-            path: path.to_owned(),
-        }),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+            Err(StoreError::Locked { path: path.to_owned() })
+        }
         Err((_, e)) => Err(StoreError::io("lock", path, e)),
     }
 }
 
 fn whole(record: &Record) -> Entry {
-    Entry::Whole {
-        generation: record.volume.generation.clone(),
-        size: record.volume.size,
-    }
+    Entry::Whole { generation: record.volume.generation.clone(), size: record.volume.size }
 }
 
 pub(super) fn read_record(volume: BorrowedFd<'_>, key: &Key) -> Result<Record, StoreError> {
@@ -359,9 +334,7 @@ pub(super) fn read_record(volume: BorrowedFd<'_>, key: &Key) -> Result<Record, S
 
 /// The record in a grave; `None` when it cannot be read.
 fn grave_record(parent: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Record>, StoreError> {
-    let Some(key) = name
-        .to_str()
-        .and_then(|name| name.split('.').next()?.parse::<Key>().ok())
+    let Some(key) = name.to_str().and_then(|name| name.split('.').next()?.parse::<Key>().ok())
     else {
         return Ok(None);
     };
@@ -372,10 +345,7 @@ fn grave_record(parent: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Record>, 
 }
 
 fn scan_one(volumes: BorrowedFd<'_>, key: &Key) -> Entry {
-    let damaged = |error: &StoreError, size| Entry::Damaged {
-        reason: error.to_string(),
-        size,
-    };
+    let damaged = |error: &StoreError, size| Entry::Damaged { reason: error.to_string(), size };
     let fd = match dir::open_dir(volumes, key.as_str()) {
         Ok(fd) => fd,
         Err(error) => return damaged(&error, ByteSize::ZERO),
@@ -384,9 +354,7 @@ fn scan_one(volumes: BorrowedFd<'_>, key: &Key) -> Entry {
         Ok(record) => whole(&record),
         Err(error) => {
             let image = dir::stat(fd.as_fd(), OsStr::new(IMAGE)).ok().flatten();
-            let size = image
-                .and_then(|stat| u64::try_from(stat.st_size).ok())
-                .unwrap_or(0);
+            let size = image.and_then(|stat| u64::try_from(stat.st_size).ok()).unwrap_or(0);
             damaged(&error, ByteSize::new(size))
         }
     }
@@ -494,11 +462,6 @@ impl Incoming<'_> {
     /// A system call failed.
     pub fn abandon(self, host: &dyn Host) -> Result<(), StoreError> {
         let incoming = self.pool.directories.incoming.as_fd();
-        remove::tree(
-            incoming,
-            OsStr::new(self.key.as_str()),
-            Disposal::Remove,
-            host,
-        )
+        remove::tree(incoming, OsStr::new(self.key.as_str()), Disposal::Remove, host)
     }
 }

@@ -66,13 +66,7 @@ impl Resolved {
     /// It is a raw block device.
     #[must_use]
     pub const fn is_block(self) -> bool {
-        matches!(
-            self,
-            Self::Loop {
-                filesystem: None,
-                ..
-            }
-        )
+        matches!(self, Self::Loop { filesystem: None, .. })
     }
 }
 
@@ -101,11 +95,7 @@ impl Volume {
     /// Its id in the pool with that tag.
     #[must_use]
     pub fn id(&self, pool: PoolTag) -> VolumeId {
-        VolumeId {
-            pool,
-            key: self.key.clone(),
-            generation: self.generation.clone(),
-        }
+        VolumeId { pool, key: self.key.clone(), generation: self.generation.clone() }
     }
 }
 
@@ -173,30 +163,21 @@ fn unknown(field: &'static str, word: &str) -> String {
 }
 
 fn filesystem(field: &'static str, word: Option<&str>) -> Result<Option<Filesystem>, String> {
-    word.map(|word| Filesystem::from_word(word).ok_or_else(|| unknown(field, word)))
-        .transpose()
+    word.map(|word| Filesystem::from_word(word).ok_or_else(|| unknown(field, word))).transpose()
 }
 
 impl ResolvedFile {
     fn of(resolved: Resolved) -> Self {
         let image = match resolved {
             Resolved::Hostpath => None,
-            Resolved::Loop {
-                filesystem,
-                sector,
-                allocation,
-                direct_io,
-            } => Some(ImageFile {
+            Resolved::Loop { filesystem, sector, allocation, direct_io } => Some(ImageFile {
                 filesystem: filesystem.map(|filesystem| filesystem.to_string()),
                 sector_bytes: sector,
                 allocation: allocation.to_string(),
                 direct_io: direct_io.to_string(),
             }),
         };
-        Self {
-            backend: resolved.backend().to_string(),
-            image,
-        }
+        Self { backend: resolved.backend().to_string(), image }
     }
 
     fn read(&self) -> Result<Resolved, String> {
@@ -210,10 +191,7 @@ impl ResolvedFile {
             (Backend::Loop, None) => Err("a loop volume needs resolved.image".to_owned()),
             (Backend::Loop, Some(image)) => {
                 if !matches!(image.sector_bytes, 512 | 4096) {
-                    return Err(format!(
-                        "sectorBytes is {}, not 512 or 4096",
-                        image.sector_bytes
-                    ));
+                    return Err(format!("sectorBytes is {}, not 512 or 4096", image.sector_bytes));
                 }
                 Ok(Resolved::Loop {
                     filesystem: filesystem(
@@ -243,16 +221,8 @@ impl RecordFile {
             request: RequestFile {
                 required_bytes: volume.request.capacity.required.bytes(),
                 limit_bytes: volume.request.capacity.limit.map(ByteSize::bytes),
-                access: if volume.request.block {
-                    "block"
-                } else {
-                    "mount"
-                }
-                .to_owned(),
-                filesystem: volume
-                    .request
-                    .filesystem
-                    .map(|filesystem| filesystem.to_string()),
+                access: if volume.request.block { "block" } else { "mount" }.to_owned(),
+                filesystem: volume.request.filesystem.map(|filesystem| filesystem.to_string()),
                 parameters: volume.request.parameters.clone(),
             },
             resolved: ResolvedFile::of(volume.resolved),
@@ -270,10 +240,7 @@ impl RecordFile {
             other => return Err(unknown("request.access", other)),
         };
         Ok(Volume {
-            key: self
-                .key
-                .parse()
-                .map_err(|e: crate::volume::IdError| e.to_string())?,
+            key: self.key.parse().map_err(|e: crate::volume::IdError| e.to_string())?,
             generation: self
                 .generation
                 .parse()
@@ -313,10 +280,7 @@ impl Record {
     /// The record of a new volume.
     #[must_use]
     pub fn new(volume: Volume) -> Self {
-        Self {
-            volume,
-            raw: Map::new(),
-        }
+        Self { volume, raw: Map::new() }
     }
 
     /// Reads a record that lies in the directory of `key`.
@@ -325,10 +289,7 @@ impl Record {
     /// [`StoreError::Damaged`] or [`StoreError::TooNew`].
     pub fn parse(key: &Key, content: &[u8]) -> Result<Self, StoreError> {
         let path = std::path::Path::new(key.as_str()).join(RECORD);
-        let damaged = |reason: String| StoreError::Damaged {
-            path: path.clone(),
-            reason,
-        };
+        let damaged = |reason: String| StoreError::Damaged { path: path.clone(), reason };
         let raw: Map<String, Value> =
             serde_json::from_slice(content).map_err(|e| damaged(e.to_string()))?;
         let needs = raw.get("minReader").and_then(Value::as_u64);
@@ -336,11 +297,7 @@ impl Record {
         match needs {
             None => return Err(damaged("it has no minReader".to_owned())),
             Some(needs) if needs > READER => {
-                return Err(StoreError::TooNew {
-                    path,
-                    needs,
-                    reader: READER,
-                });
+                return Err(StoreError::TooNew { path, needs, reader: READER });
             }
             Some(_) => {}
         }
@@ -441,23 +398,13 @@ pub(crate) mod tests {
                 "\"zfs\"",
             ),
             ("\"sectorBytes\": 4096", "\"sectorBytes\": 1", "512 or 4096"),
-            (
-                "\"onDelete\": \"archive\"",
-                "\"onDelete\": \"burn\"",
-                "burn",
-            ),
-            (
-                record.volume.key.as_str(),
-                Key::of_name("b").as_str(),
-                "belongs to",
-            ),
+            ("\"onDelete\": \"archive\"", "\"onDelete\": \"burn\"", "burn"),
+            (record.volume.key.as_str(), Key::of_name("b").as_str(), "belongs to"),
             ("\"created\"", "\"cre", "damaged"),
         ] {
             assert!(good.contains(from), "{from}");
             let text = good.replace(from, to);
-            let error = Record::parse(&record.volume.key, text.as_bytes())
-                .unwrap_err()
-                .to_string();
+            let error = Record::parse(&record.volume.key, text.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(reason), "{from}: {error}");
         }
         assert!(Record::parse(&record.volume.key, b"").is_err());

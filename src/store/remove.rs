@@ -55,12 +55,7 @@ pub(super) fn tree(
         return dir::unlink(parent, name);
     }
     let top = dir::open_dir(parent, name)?;
-    let mut remover = Remover {
-        top: top.as_fd(),
-        lifted: 0,
-        disposal,
-        host,
-    };
+    let mut remover = Remover { top: top.as_fd(), lifted: 0, disposal, host };
     loop {
         let names = dir::names(top.as_fd())?;
         let rest: Vec<OsString> = names.into_iter().filter(|name| name != RECORD).collect();
@@ -147,8 +142,7 @@ fn overwrite(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), StoreError> {
         };
         let end = lseek64(&file, start, Whence::SeekHole)
             .map_err(|e| StoreError::io("overwrite", name, e))?;
-        file.seek(SeekFrom::Start(start.unsigned_abs()))
-            .map_err(failed)?;
+        file.seek(SeekFrom::Start(start.unsigned_abs())).map_err(failed)?;
         let mut left = usize::try_from(end - start).unwrap_or(0);
         while left > 0 {
             let piece = ZEROES.get(..left.min(ZEROES.len())).unwrap_or(&ZEROES);
@@ -169,12 +163,7 @@ mod tests {
 
     fn remove(path: &Path, disposal: Disposal) -> Result<(), StoreError> {
         let parent = std::fs::File::open(path.parent().unwrap()).unwrap();
-        tree(
-            parent.as_fd(),
-            path.file_name().unwrap(),
-            disposal,
-            &FakeHost::new(),
-        )
+        tree(parent.as_fd(), path.file_name().unwrap(), disposal, &FakeHost::new())
     }
 
     #[test]

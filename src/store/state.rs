@@ -67,9 +67,9 @@ impl StateDir {
         let file = dir::open(self.fd.as_fd(), &name, OFlag::O_RDWR)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => Ok(PoolLock { _file: file }),
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(StoreError::Locked {
-                path: self.path.join(name),
-            }),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+                Err(StoreError::Locked { path: self.path.join(name) })
+            }
             Err((_, e)) => Err(StoreError::io("lock", self.path.join(name), e)),
         }
     }
@@ -83,16 +83,11 @@ impl StateDir {
         let Some(content) = dir::read_file(self.fd.as_fd(), &name)? else {
             return Ok(None);
         };
-        let damaged = |reason: String| StoreError::Damaged {
-            path: self.path.join(&name),
-            reason,
-        };
+        let damaged = |reason: String| StoreError::Damaged { path: self.path.join(&name), reason };
         let known: KnownPool =
             serde_json::from_slice(&content).map_err(|e| damaged(e.to_string()))?;
-        let uuid = known
-            .uuid
-            .parse()
-            .map_err(|e: crate::volume::IdError| damaged(e.to_string()))?;
+        let uuid =
+            known.uuid.parse().map_err(|e: crate::volume::IdError| damaged(e.to_string()))?;
         Ok(Some(uuid))
     }
 
@@ -102,11 +97,7 @@ impl StateDir {
     /// A system call failed.
     pub fn remember(&self, pool: &str, uuid: &PoolUuid, path: &Path) -> Result<(), StoreError> {
         let name = format!("{pool}.pool.json");
-        let known = KnownPool {
-            format: 1,
-            uuid: uuid.to_string(),
-            path: path.to_owned(),
-        };
+        let known = KnownPool { format: 1, uuid: uuid.to_string(), path: path.to_owned() };
         let text = serde_json::to_vec_pretty(&known)
             .map_err(|e| StoreError::io("write", &name, std::io::Error::from(e)))?;
         dir::write_file(self.fd.as_fd(), &name, &text)

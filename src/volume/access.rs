@@ -96,11 +96,7 @@ mod tests {
             (SingleNodeMultiWriter, false, false, false),
         ] {
             assert_eq!(
-                (
-                    mode.reads_only(),
-                    mode.is_exclusive(),
-                    mode.has_one_writer()
-                ),
+                (mode.reads_only(), mode.is_exclusive(), mode.has_one_writer()),
                 (reads_only, exclusive, one_writer),
                 "{mode:?}"
             );

@@ -4,10 +4,7 @@
 //! environment in the C locale, without anything on standard input, and never through a shell.
 //!
 //! Must not: be used on a hot path.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the one place that runs programs"
-)]
+#![expect(clippy::disallowed_methods, reason = "the one place that runs programs")]
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -16,14 +13,8 @@ use std::sync::OnceLock;
 
 use crate::host::CommandError;
 
-const DIRECTORIES: [&str; 6] = [
-    "/usr/sbin",
-    "/usr/bin",
-    "/sbin",
-    "/bin",
-    "/usr/local/sbin",
-    "/usr/local/bin",
-];
+const DIRECTORIES: [&str; 6] =
+    ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin"];
 
 /// As much of a program's complaint as goes into an error.
 const TAIL: usize = 2000;
@@ -66,19 +57,14 @@ impl Program {
             .iter()
             .map(|directory| Path::new(directory).join(name))
             .find(|path| path.is_file());
-        Self {
-            name,
-            package,
-            path,
-            version: OnceLock::new(),
-        }
+        Self { name, package, path, version: OnceLock::new() }
     }
 
     fn output(&self, arguments: &[impl AsRef<OsStr>]) -> Result<Output, CommandError> {
-        let path = self.path.as_deref().ok_or(CommandError::Missing {
-            program: self.name,
-            package: self.package,
-        })?;
+        let path = self
+            .path
+            .as_deref()
+            .ok_or(CommandError::Missing { program: self.name, package: self.package })?;
         Command::new(path)
             .args(arguments)
             .env_clear()
@@ -87,10 +73,7 @@ impl Program {
             .current_dir("/")
             .stdin(Stdio::null())
             .output()
-            .map_err(|source| CommandError::Start {
-                program: self.name,
-                source,
-            })
+            .map_err(|source| CommandError::Start { program: self.name, source })
     }
 
     /// Runs it; `accepted` are the exit codes that mean success.
@@ -100,11 +83,7 @@ impl Program {
         accepted: &[i32],
     ) -> Result<(), CommandError> {
         let output = self.output(arguments)?;
-        if output
-            .status
-            .code()
-            .is_some_and(|code| accepted.contains(&code))
-        {
+        if output.status.code().is_some_and(|code| accepted.contains(&code)) {
             return Ok(());
         }
         // e2fsck tells its findings on standard output.
@@ -134,11 +113,7 @@ impl Program {
 fn tail(text: &[u8]) -> String {
     let start = text.len().saturating_sub(TAIL);
     let text = String::from_utf8_lossy(text.get(start..).unwrap_or_default());
-    let lines: Vec<&str> = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect();
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     lines.join("; ")
 }
 
@@ -171,10 +146,7 @@ mod tests {
     fn a_missing_program_names_its_package() {
         let missing = Program::find("mkfs.orlop-none", "orlop-none");
         let error = missing.run(&["-V"], &[0]).unwrap_err();
-        assert!(
-            error.to_string().contains("install the package orlop-none"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("install the package orlop-none"), "{error}");
         assert_eq!(missing.version(), None);
     }
 
@@ -183,10 +155,7 @@ mod tests {
         let shell = Program::find("sh", "dash");
         let fails = shell.run(&["-c", "echo one; echo two >&2; exit 3"], &[0]);
         let text = fails.unwrap_err().to_string();
-        assert!(
-            text.contains("exit status: 3") && text.contains("two"),
-            "{text}"
-        );
+        assert!(text.contains("exit status: 3") && text.contains("two"), "{text}");
         assert!(shell.run(&["-c", "exit 1"], &[0, 1]).is_ok());
     }
 }

@@ -48,9 +48,9 @@ pub(super) fn repair(
 ) -> Result<(), HostError> {
     match filesystem {
         // 0: clean, 1: errors corrected. Anything else wants a person.
-        Filesystem::Ext4 => Ok(programs
-            .e2fsck
-            .run(&[OsStr::new("-p"), loop_path(number).as_os_str()], &[0, 1])?),
+        Filesystem::Ext4 => {
+            Ok(programs.e2fsck.run(&[OsStr::new("-p"), loop_path(number).as_os_str()], &[0, 1])?)
+        }
         // These have no mark that asks for a repair; their journals are replayed by the mount.
         Filesystem::Xfs | Filesystem::Btrfs => Ok(()),
     }
@@ -83,10 +83,9 @@ pub(super) fn grow_unmounted(
         Filesystem::Ext4 => {
             let device = loop_path(number);
             // resize2fs wants the filesystem checked; killed half-way it leaves a mark that asks for another check.
-            programs.e2fsck.run(
-                &[OsStr::new("-f"), OsStr::new("-p"), device.as_os_str()],
-                &[0, 1],
-            )?;
+            programs
+                .e2fsck
+                .run(&[OsStr::new("-f"), OsStr::new("-p"), device.as_os_str()], &[0, 1])?;
             Ok(programs.resize2fs.run(&[device.as_os_str()], &[0])?)
         }
         // These only grow while mounted, and there they always can.

@@ -34,10 +34,7 @@ pub(super) fn make(
 ) -> Result<(), HostError> {
     if let Some(found) = filesystem::probe(image)? {
         return Err(HostError::Unexpected {
-            what: format!(
-                "{} is on the image already; nothing was formatted",
-                found.filesystem
-            ),
+            what: format!("{} is on the image already; nothing was formatted", found.filesystem),
             path: IMAGE.into(),
         });
     }
@@ -90,10 +87,7 @@ fn pinned<'a>(recipe: &FormatRecipe<'_>, version: (u32, u32)) -> Settings<'a> {
             ("-n", "parent", "0", (6, 10)),
         ],
         Filesystem::Btrfs => {
-            vec![
-                ("-s", "", "4096", (0, 0)),
-                ("-O", "", "^block-group-tree", (6, 12)),
-            ]
+            vec![("-s", "", "4096", (0, 0)), ("-O", "", "^block-group-tree", (6, 12))]
         }
     };
     rows.into_iter()
@@ -109,25 +103,15 @@ fn flags<'a>(mut settings: Settings<'a>, options: &'a [MkfsOption]) -> Vec<Strin
     }
     let mut by_flag: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for ((flag, key), value) in settings {
-        let setting = if key.is_empty() {
-            value
-        } else {
-            format!("{key}={value}")
-        };
+        let setting = if key.is_empty() { value } else { format!("{key}={value}") };
         by_flag.entry(flag).or_default().push(setting);
     }
-    by_flag
-        .into_iter()
-        .flat_map(|(flag, settings)| [flag.to_owned(), settings.join(",")])
-        .collect()
+    by_flag.into_iter().flat_map(|(flag, settings)| [flag.to_owned(), settings.join(",")]).collect()
 }
 
 fn prepare_root(image: BorrowedFd<'_>, recipe: &FormatRecipe<'_>) -> Result<(), HostError> {
     let stat = fstat(image).map_err(|e| HostError::call("look at", IMAGE, e))?;
-    let identity = FileIdentity {
-        device: DeviceNumber::of_stat(stat.st_dev),
-        inode: stat.st_ino,
-    };
+    let identity = FileIdentity { device: DeviceNumber::of_stat(stat.st_dev), inode: stat.st_ino };
     // AUTOCLEAR and a mount that has no place: whatever happens to this process, nothing stays behind.
     let options = LoopOptions {
         label: "orlop-mkfs",
@@ -164,9 +148,7 @@ fn mount_and_prepare(number: u32, recipe: &FormatRecipe<'_>) -> Result<(), HostE
         nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_CLOEXEC,
         Mode::empty(),
     );
-    let root: File = root
-        .map_err(|e| HostError::call("open the root of", IMAGE, e))?
-        .into();
+    let root: File = root.map_err(|e| HostError::call("open the root of", IMAGE, e))?.into();
     own(&root, recipe.root).map_err(|e| HostError::call("prepare the root of", IMAGE, e))
 }
 
@@ -177,11 +159,7 @@ fn own(root: &File, owner: RootOwner) -> Result<(), Errno> {
         Ok(()) | Err(Errno::ENOENT) => {}
         Err(errno) => return Err(errno),
     }
-    fchown(
-        root,
-        Some(Uid::from_raw(owner.uid)),
-        Some(Gid::from_raw(owner.gid)),
-    )?;
+    fchown(root, Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)))?;
     // After the owner: chown clears the set-id bits.
     fchmod(root, Mode::from_bits_truncate(owner.mode))?;
     syncfs(root)
@@ -196,28 +174,17 @@ mod tests {
             filesystem,
             sector: 4096,
             options: &[],
-            root: RootOwner {
-                mode: 0o777,
-                uid: 0,
-                gid: 0,
-            },
+            root: RootOwner { mode: 0o777, uid: 0, gid: 0 },
         }
     }
 
     #[test]
     fn each_flag_stands_once_and_the_class_wins() {
-        let options = [MkfsOption {
-            flag: "-m",
-            key: "bigtime",
-            value: "1".to_owned(),
-        }];
+        let options = [MkfsOption { flag: "-m", key: "bigtime", value: "1".to_owned() }];
         let flags = flags(pinned(&recipe(Filesystem::Xfs), (6, 1)), &options);
         assert_eq!(flags.iter().filter(|flag| *flag == "-m").count(), 1);
         let settings = &flags[flags.iter().position(|flag| flag == "-m").unwrap() + 1];
-        assert!(
-            settings.contains("bigtime=1") && !settings.contains("bigtime=0"),
-            "{settings}"
-        );
+        assert!(settings.contains("bigtime=1") && !settings.contains("bigtime=0"), "{settings}");
     }
 
     #[test]

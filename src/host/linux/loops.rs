@@ -31,21 +31,14 @@ fn decode(encoded: u64) -> DeviceNumber {
 }
 
 fn label(info: &LoopInfo) -> String {
-    let bytes = info
-        .file_name
-        .split(|byte| *byte == 0)
-        .next()
-        .unwrap_or_default();
+    let bytes = info.file_name.split(|byte| *byte == 0).next().unwrap_or_default();
     String::from_utf8_lossy(bytes).into_owned()
 }
 
 fn describe(number: u32, info: &LoopInfo) -> LoopStatus {
     LoopStatus {
         number,
-        backing: FileIdentity {
-            device: decode(info.device),
-            inode: info.inode,
-        },
+        backing: FileIdentity { device: decode(info.device), inode: info.inode },
         backing_device: (info.rdevice != 0).then(|| decode(info.rdevice)),
         read_only: info.flags & sys::LO_FLAGS_READ_ONLY != 0,
         autoclear: info.flags & sys::LO_FLAGS_AUTOCLEAR != 0,
@@ -69,10 +62,8 @@ fn bound_numbers() -> Result<Vec<u32>, HostError> {
     let mut numbers = Vec::new();
     for entry in entries {
         let entry = entry.map_err(|e| HostError::call("list", SYSFS, e))?;
-        let number = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.strip_prefix("loop")?.parse().ok());
+        let number =
+            entry.file_name().to_str().and_then(|name| name.strip_prefix("loop")?.parse().ok());
         // The directory `loop` is there only while the device has a backing file.
         if let Some(number) = number.filter(|_| entry.path().join("loop").exists()) {
             numbers.push(number);
@@ -97,10 +88,7 @@ pub(super) fn status(number: u32) -> Result<Option<LoopStatus>, HostError> {
         Err(error) if error.raw_os_error() == Some(Errno::ENXIO as i32) => return Ok(None),
         Err(error) if error.kind() == io::ErrorKind::NotFound && is_bound(number) => {
             return Err(HostError::Unsupported {
-                what: format!(
-                    "{} is in use but its node is not here: {error}",
-                    path.display()
-                ),
+                what: format!("{} is in use but its node is not here: {error}", path.display()),
                 remedy: "mount the host's /dev into the driver's container",
             });
         }
@@ -154,12 +142,7 @@ fn info(options: &LoopOptions<'_>, direct_io: bool) -> LoopInfo {
         info.flags |= if wanted { flag } else { 0 };
     }
     // The last byte stays NUL.
-    for (place, byte) in info
-        .file_name
-        .iter_mut()
-        .take(63)
-        .zip(options.label.bytes())
-    {
+    for (place, byte) in info.file_name.iter_mut().take(63).zip(options.label.bytes()) {
         *place = byte;
     }
     info
@@ -169,21 +152,16 @@ pub(super) fn attach(
     image: BorrowedFd<'_>,
     options: LoopOptions<'_>,
 ) -> Result<AttachedLoop, HostError> {
-    let control = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(CONTROL)
-        .map_err(|e| HostError::Unsupported {
+    let control = OpenOptions::new().read(true).write(true).open(CONTROL).map_err(|e| {
+        HostError::Unsupported {
             what: format!("cannot open {CONTROL}: {e}"),
             remedy: "load the loop module and mount the host's /dev into the driver's container",
-        })?;
+        }
+    })?;
     let mode =
         fcntl(image, FcntlArg::F_GETFL).map_err(|e| HostError::call("look at", "the image", e))?;
     let writable = OFlag::from_bits_truncate(mode) & OFlag::O_ACCMODE == OFlag::O_RDWR;
-    let options = LoopOptions {
-        read_only: options.read_only || !writable,
-        ..options
-    };
+    let options = LoopOptions { read_only: options.read_only || !writable, ..options };
     let (number, device) = configure(&control, image, &options)?;
     if let Err(error) = settle(number, &device, &options) {
         // Nobody else knows the device yet; when this fails as well, AUTOCLEAR or the next unstage detaches it.
@@ -205,12 +183,7 @@ fn configure(
     let mut direct_io = options.direct_io != DirectIo::Off;
     for _ in 0..ATTEMPTS {
         let (number, device) = free_device(control, !options.read_only)?;
-        match sys::loop_configure(
-            device.as_fd(),
-            image,
-            options.sector,
-            info(options, direct_io),
-        ) {
+        match sys::loop_configure(device.as_fd(), image, options.sector, info(options, direct_io)) {
             Ok(()) => return Ok((number, device)),
             // Taken by somebody else since it was free.
             Err(Errno::EBUSY) => pause(),
@@ -226,11 +199,7 @@ fn configure(
             Err(errno) => return Err(HostError::call("set up", loop_path(number), errno)),
         }
     }
-    Err(HostError::call(
-        "set up a loop device with",
-        CONTROL,
-        Errno::EBUSY,
-    ))
+    Err(HostError::call("set up a loop device with", CONTROL, Errno::EBUSY))
 }
 
 /// Checks that the device is what was asked for, before anybody uses it.
@@ -259,20 +228,14 @@ fn refuse_discards(number: u32) -> Result<(), HostError> {
         what: format!("cannot turn discards off for a thick volume: {what}"),
         remedy: "mount the host's /sys writable into the driver's container",
     };
-    let mut file = OpenOptions::new()
-        .write(true)
-        .open(&limit)
-        .map_err(|e| unsupported(e.to_string()))?;
+    let mut file =
+        OpenOptions::new().write(true).open(&limit).map_err(|e| unsupported(e.to_string()))?;
     io::Write::write_all(&mut file, b"0\n").map_err(|e| unsupported(e.to_string()))?;
     let now = std::fs::read_to_string(&limit).map_err(|e| unsupported(e.to_string()))?;
     if now.trim() == "0" {
         Ok(())
     } else {
-        Err(unsupported(format!(
-            "{} says {}",
-            limit.display(),
-            now.trim()
-        )))
+        Err(unsupported(format!("{} says {}", limit.display(), now.trim())))
     }
 }
 
@@ -306,11 +269,7 @@ pub(super) fn wait_until_gone(number: u32, image: FileIdentity) -> Result<(), Ho
         }
         pause();
     }
-    Err(HostError::call(
-        "wait until the kernel lets go of",
-        loop_path(number),
-        Errno::EBUSY,
-    ))
+    Err(HostError::call("wait until the kernel lets go of", loop_path(number), Errno::EBUSY))
 }
 
 pub(super) fn refresh_size(number: u32) -> Result<ByteSize, HostError> {
@@ -341,12 +300,9 @@ mod tests {
 
     #[test]
     fn device_numbers_are_decoded_as_the_kernel_encodes_them() {
-        for (encoded, major, minor) in [
-            (0x0700_u64, 7, 0),
-            (0x0703, 7, 3),
-            (0x10_0703, 7, 0x103),
-            (0xfe00, 254, 0),
-        ] {
+        for (encoded, major, minor) in
+            [(0x0700_u64, 7, 0), (0x0703, 7, 3), (0x10_0703, 7, 0x103), (0xfe00, 254, 0)]
+        {
             assert_eq!(decode(encoded), DeviceNumber { major, minor });
         }
     }

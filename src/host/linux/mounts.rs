@@ -4,10 +4,7 @@
 //! without them, in whatever mount namespace. (Binding first and remounting read-only afterwards stays writable on the
 //! host when it is done in a container.)
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the one place that mounts and unmounts"
-)]
+#![expect(clippy::disallowed_methods, reason = "the one place that mounts and unmounts")]
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::ErrorKind;
@@ -30,19 +27,14 @@ const MOUNTINFO: &str = "/proc/self/mountinfo";
 
 pub(super) fn table() -> Result<MountTable, HostError> {
     let text = std::fs::read(MOUNTINFO).map_err(|e| HostError::call("read", MOUNTINFO, e))?;
-    MountTable::parse(&text).map_err(|e| HostError::Unexpected {
-        what: e.to_string(),
-        path: MOUNTINFO.into(),
-    })
+    MountTable::parse(&text)
+        .map_err(|e| HostError::Unexpected { what: e.to_string(), path: MOUNTINFO.into() })
 }
 
 pub(super) fn canonical(path: &Path) -> Result<Option<PathBuf>, HostError> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         let what = "a path that ends in \"..\" or is the root is no mount point".to_owned();
-        return Err(HostError::Unexpected {
-            what,
-            path: path.to_owned(),
-        });
+        return Err(HostError::Unexpected { what, path: path.to_owned() });
     };
     match parent.canonicalize() {
         Ok(parent) => Ok(Some(parent.join(name))),
@@ -69,22 +61,17 @@ pub(super) fn node(path: &Path) -> Result<Option<Node>, HostError> {
         }
         _ => NodeKind::Other,
     };
-    let identity = FileIdentity {
-        device: DeviceNumber::of_stat(metadata.dev()),
-        inode: metadata.ino(),
-    };
+    let identity =
+        FileIdentity { device: DeviceNumber::of_stat(metadata.dev()), inode: metadata.ino() };
     Ok(Some(Node { identity, kind }))
 }
 
 pub(super) fn make_mount_point(path: &Path, kind: MountPoint) -> Result<(), HostError> {
     let made = match kind {
         MountPoint::Directory => DirBuilder::new().mode(0o750).create(path),
-        MountPoint::File => OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
-            .map(drop),
+        MountPoint::File => {
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
+        }
     };
     match made {
         Ok(()) => Ok(()),
@@ -97,12 +84,8 @@ pub(super) fn make_mount_point(path: &Path, kind: MountPoint) -> Result<(), Host
 fn check_mount_point(path: &Path, kind: MountPoint) -> Result<(), HostError> {
     let look = |e| HostError::call("look at", path, e);
     let metadata = std::fs::symlink_metadata(path).map_err(look)?;
-    let refuse = |what: &str| {
-        Err(HostError::Unexpected {
-            what: what.to_owned(),
-            path: path.to_owned(),
-        })
-    };
+    let refuse =
+        |what: &str| Err(HostError::Unexpected { what: what.to_owned(), path: path.to_owned() });
     match kind {
         MountPoint::Directory if !metadata.is_dir() => {
             refuse("something that is not a directory lies")
@@ -124,10 +107,7 @@ pub(super) fn remove_mount_point(path: &Path) -> Result<(), HostError> {
         Ok(metadata) if metadata.is_file() && metadata.len() == 0 => std::fs::remove_file(path),
         Ok(_) => {
             let what = "something that this driver did not make lies".to_owned();
-            return Err(HostError::Unexpected {
-                what,
-                path: path.to_owned(),
-            });
+            return Err(HostError::Unexpected { what, path: path.to_owned() });
         }
     };
     match removed {
@@ -157,11 +137,8 @@ fn attr(attributes: MountAttributes) -> MountAttr {
     if attributes.no_atime || attributes.strict_atime {
         // The three ways of keeping access times are one field: it has to be cleared before it is set.
         attr.clear |= sys::MOUNT_ATTR_ATIME;
-        attr.set |= if attributes.no_atime {
-            sys::MOUNT_ATTR_NOATIME
-        } else {
-            sys::MOUNT_ATTR_STRICTATIME
-        };
+        attr.set |=
+            if attributes.no_atime { sys::MOUNT_ATTR_NOATIME } else { sys::MOUNT_ATTR_STRICTATIME };
     }
     attr
 }
