@@ -157,7 +157,11 @@ impl Engine {
             return Ok(None);
         };
         // A mistake here would unmount the pool itself, or bury it under a volume.
-        if let Some(pool) = self.pools.paths().find(|pool| pool.starts_with(&path)) {
+        let holds_pool = |pool: &&Path| {
+            let resolved = pool.canonicalize();
+            pool.starts_with(&path) || resolved.is_ok_and(|pool| pool.starts_with(&path))
+        };
+        if let Some(pool) = self.pools.paths().find(holds_pool) {
             return Err(EngineError::Invalid(format!(
                 "the path {} contains the pool {}; a volume cannot be mounted there",
                 path.display(),

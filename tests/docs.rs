@@ -1,5 +1,12 @@
 //! The documents say what the code does: tables are compared, commands that are named exist.
 
+#![expect(
+    clippy::panic,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "a test says what is wrong by panicking, and runs the program that it tests"
+)]
+
 use orlop::csi::CODES;
 use orlop::volume::PARAMETERS;
 

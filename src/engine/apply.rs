@@ -11,7 +11,7 @@ use super::{Engine, EngineError, Located};
 use crate::backend;
 use crate::host::{
     AttachedLoop, BindSource, FilesystemMount, HostError, LoopOptions, MountEntry, MountPoint,
-    loop_path,
+    NodeKind, loop_path,
 };
 use crate::store::{IMAGE, Resolved};
 use crate::volume::{Allocation, ByteSize, DirectIo, Filesystem, MountAttributes};
@@ -111,6 +111,10 @@ impl Engine {
             Step::MakeDirectory(path) => {
                 self.make_mount_point(path, MountPoint::Directory, progress)
             }
+            Step::EnsureDirectory(path) => match self.host.node(path)? {
+                Some(node) if node.kind == NodeKind::Directory => Ok(()),
+                Some(_) | None => self.make_mount_point(path, MountPoint::Directory, progress),
+            },
             Step::MakeFile(path) => self.make_mount_point(path, MountPoint::File, progress),
             Step::BindData(path, attributes) => {
                 let Data::Directory { fd, .. } = target.data else {

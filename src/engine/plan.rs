@@ -49,6 +49,8 @@ pub struct LoopSeen {
 pub enum Step {
     /// Makes the directory that is mounted on, if it is not there.
     MakeDirectory(PathBuf),
+    /// Makes the staging directory of a device, if it is not there; the file in it may be a leftover of a killed stage.
+    EnsureDirectory(PathBuf),
     /// Makes the empty file that a device node is bound on, if it is not there.
     MakeFile(PathBuf),
     /// Binds the volume's own directory.
@@ -169,7 +171,7 @@ pub fn stage(view: &StageView) -> Result<Vec<Step>, Refusal> {
             Ok(steps)
         }
         Kind::Device => Ok(vec![
-            Step::MakeDirectory(view.staging.clone()),
+            Step::EnsureDirectory(view.staging.clone()),
             Step::MakeFile(target()),
             loop_step(view, view.attributes.read_only, false)?,
             Step::BindDevice(target()),
@@ -345,6 +347,7 @@ mod tests {
             Step::BindDevice(_) => view.seen = Seen::Same(attributes(view.attributes.read_only)),
             Step::Grow(_) | Step::GrowUnmounted => view.outgrown = false,
             Step::MakeDirectory(_)
+            | Step::EnsureDirectory(_)
             | Step::MakeFile(_)
             | Step::Hold(_)
             | Step::Check

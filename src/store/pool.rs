@@ -247,12 +247,14 @@ impl Pool {
         Ok(name)
     }
 
-    /// The names in `trash/`.
+    /// What the driver has put into `trash/`; anything else there is somebody else's and left alone.
     ///
     /// # Errors
     /// A system call failed.
     pub fn trash(&self) -> Result<Vec<OsString>, StoreError> {
-        dir::names(self.directories.trash.as_fd())
+        let mut names = dir::names(self.directories.trash.as_fd())?;
+        names.retain(|name| grave_key(name).is_some());
+        Ok(names)
     }
 
     /// Removes one entry of `trash/`; it is overwritten first when its record asks for that, or cannot be read.
@@ -261,7 +263,7 @@ impl Pool {
     /// Something in it cannot be removed; what is left stays in `trash/`.
     pub fn dispose(&self, name: &OsStr, host: &dyn Host) -> Result<(), StoreError> {
         let trash = self.directories.trash.as_fd();
-        let disposal = match grave_record(trash, name)? {
+        let disposal = match grave_record(trash, name) {
             Some(record) if record.volume.on_delete != OnDelete::Wipe => Disposal::Remove,
             Some(_) | None => Disposal::Overwrite,
         };
@@ -274,6 +276,10 @@ impl Pool {
     fn wipe_incoming(&self, host: &dyn Host) -> Result<(), StoreError> {
         let incoming = self.directories.incoming.as_fd();
         for name in dir::names(incoming)? {
+            if name.to_str().and_then(|name| name.parse::<Key>().ok()).is_none() {
+                tracing::warn!(pool = %self.path.display(), entry = %name.display(), "not ours; left alone");
+                continue;
+            }
             // What cannot be removed now (a full or broken disk) is in nobody's way: `begin` tries again.
             if let Err(error) = remove::tree(incoming, &name, Disposal::Remove, host) {
                 tracing::warn!(pool = %self.path.display(), entry = %name.display(), %error, "cannot remove what was not born");
@@ -294,7 +300,7 @@ impl Pool {
         }
         for grave in Grave::ALL {
             for name in dir::names(self.directories.grave(grave))? {
-                let record = grave_record(self.directories.grave(grave), &name)?;
+                let record = grave_record(self.directories.grave(grave), &name);
                 let size = record.map_or(ByteSize::ZERO, |record| record.volume.size);
                 index.insert_grave(format!("{}/{}", grave.directory(), name.display()), size);
             }
@@ -332,16 +338,17 @@ pub(super) fn read_record(volume: BorrowedFd<'_>, key: &Key) -> Result<Record, S
     }
 }
 
+/// The key in the name of a grave, `<key>.<generation>`; `None` when it is not one of ours.
+fn grave_key(name: &OsStr) -> Option<Key> {
+    let (key, generation) = name.to_str()?.split_once('.')?;
+    generation.parse::<crate::volume::Generation>().ok()?;
+    key.parse().ok()
+}
+
 /// The record in a grave; `None` when it cannot be read.
-fn grave_record(parent: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Record>, StoreError> {
-    let Some(key) = name.to_str().and_then(|name| name.split('.').next()?.parse::<Key>().ok())
-    else {
-        return Ok(None);
-    };
-    match dir::find_dir(parent, name)? {
-        None => Ok(None),
-        Some(fd) => Ok(read_record(fd.as_fd(), &key).ok()),
-    }
+fn grave_record(parent: BorrowedFd<'_>, name: &OsStr) -> Option<Record> {
+    let fd = dir::open_dir(parent, name).ok()?;
+    read_record(fd.as_fd(), &grave_key(name)?).ok()
 }
 
 fn scan_one(volumes: BorrowedFd<'_>, key: &Key) -> Entry {
