@@ -1,1 +1,45 @@
-//! backend.
+//! The data of one volume: made, grown and measured, as a directory or as a disk image.
+//!
+//! Invariants: a volume's data is formatted at birth only, inside `incoming/`; an image only ever grows; whatever is
+//! made here is flushed before the caller commits it.
+//!
+//! Must not: know pools, records, mounts or requests; write outside the directory it is given.
+
+mod hostpath;
+mod image;
+
+use crate::host::HostError;
+use crate::store::StoreError;
+use crate::volume::{Backend, ByteSize, Filesystem};
+
+pub use hostpath::create as create_directory;
+pub use image::{ImageSpec, create as create_image, grow as grow_image, identity, loops_on};
+
+/// A failure with a volume's data. `Display` leaves out the source; whoever prints it prints the chain.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// The kernel or a program refused.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The pool's directory refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Image sizes are multiples of this: the block size of every filesystem that is made.
+pub const IMAGE_STEP: u64 = 4096;
+
+/// The smallest volume of a kind, and the step between sizes, in bytes. `filesystem` is `None` for raw block.
+#[must_use]
+pub const fn smallest(backend: Backend, filesystem: Option<Filesystem>) -> (ByteSize, u64) {
+    match (backend, filesystem) {
+        (Backend::Hostpath, _) => (ByteSize::new(1), 1),
+        (Backend::Loop, None) => (ByteSize::new(IMAGE_STEP), IMAGE_STEP),
+        // Below this mke2fs makes no journal, and ext4 without one loses files at a power cut.
+        (Backend::Loop, Some(Filesystem::Ext4)) => (ByteSize::mib(16), IMAGE_STEP),
+        // mkfs.xfs refuses less since xfsprogs 5.19.
+        (Backend::Loop, Some(Filesystem::Xfs)) => (ByteSize::mib(300), IMAGE_STEP),
+        // mkfs.btrfs refuses less than 109 MiB; a little more is left for data.
+        (Backend::Loop, Some(Filesystem::Btrfs)) => (ByteSize::mib(128), IMAGE_STEP),
+    }
+}

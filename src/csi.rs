@@ -1,1 +1,22 @@
-//! csi.
+//! The CSI services: the only async code, and the only code that knows tonic.
+//!
+//! Each RPC parses its request into the engine's types, runs one blocking job, and makes a reply. A job holds its
+//! volume's lock itself: tonic drops a handler at the client's deadline while the job runs on.
+//!
+//! Must not: do I/O, decide anything about volumes, or log a request (it may hold secrets).
+
+mod capability;
+mod controller;
+mod identity;
+mod jobs;
+mod node;
+pub mod proto;
+mod request;
+mod rpc;
+mod server;
+mod status;
+
+pub use capability::Features;
+pub use jobs::Jobs;
+pub use server::{Endpoint, EndpointError, Listener, ServerConfig, serve};
+pub use status::{CODES, CodeHelp, code_of};

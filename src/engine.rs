@@ -1,1 +1,185 @@
-//! engine.
+//! The use cases, blocking and plain: create, delete, expand, list, stage, publish, stats, and their opposites.
+//!
+//! Invariants:
+//! - Every use case may be repeated, and may follow a run of itself that was killed at any instant.
+//! - What is mounted and attached is asked of the kernel each time; a pure function ([`plan`]) turns the request and
+//!   what was seen into steps, and no steps when all is as it should be.
+//! - Teardown works from the path, the mount table and the loop devices alone.
+//! - The caller (`csi::jobs`) runs at most one use case per volume at a time.
+//!
+//! Must not: be async, know gRPC, or write to a pool other than through `store` and `backend`.
+
+mod apply;
+mod capacity;
+mod create;
+mod delete;
+mod error;
+mod expand;
+mod list;
+mod observe;
+pub mod offline;
+pub mod plan;
+mod pools;
+mod publish;
+mod reaper;
+mod stage;
+mod stats;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use capacity::{Capacity, CapacityQuery};
+pub use create::Created;
+pub use error::{EngineError, chain};
+pub use expand::Expanded;
+pub use list::Listed;
+pub use pools::{PoolConfig, PoolReport, PoolStatus, Reserve};
+pub use publish::PublishRequest;
+pub use stage::StageRequest;
+pub use stats::{Usage, VolumeUsage};
+
+use crate::host::Host;
+use crate::store::{Entry, Record, StateDir, StoreError, Volume};
+use crate::volume::{Topology, VolumeId};
+use pools::{OpenPool, Pools};
+
+/// What the engine is told once, at start.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Where `state/` is.
+    pub root_dir: PathBuf,
+    /// The pools, in the order of the configuration.
+    pub pools: Vec<PoolConfig>,
+    /// Empty or absent directories become pools.
+    pub init_pools: bool,
+    /// Kubelet's directory: a pool on its filesystem keeps a larger reserve.
+    pub kubelet_dir: PathBuf,
+    /// Where this node is.
+    pub topology: Topology,
+}
+
+/// All use cases on the pools of one node.
+#[derive(Debug)]
+pub struct Engine {
+    host: Arc<dyn Host>,
+    pools: Pools,
+    state: Arc<StateDir>,
+    topology: Topology,
+}
+
+/// A volume together with the pool that it lives in.
+#[derive(Debug)]
+struct Located {
+    pool: Arc<OpenPool>,
+    record: Record,
+}
+
+impl Located {
+    const fn volume(&self) -> &Volume {
+        &self.record.volume
+    }
+
+    fn id(&self) -> VolumeId {
+        self.volume().id(self.pool.tag())
+    }
+}
+
+impl Engine {
+    /// Reads the root directory. Pools are opened when they are first asked for, or by [`Engine::retry_pool`].
+    ///
+    /// # Errors
+    /// Only the root directory itself.
+    pub fn new(config: EngineConfig, host: Arc<dyn Host>) -> Result<Self, StoreError> {
+        let state = Arc::new(StateDir::open(&config.root_dir)?);
+        let pools = Pools::new(&config, Arc::clone(&host), Arc::clone(&state));
+        Ok(Self { host, pools, state, topology: config.topology })
+    }
+
+    /// Every pool is either open or known to be away; none waits for another process to let go of it.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.pools.is_ready()
+    }
+
+    /// The names of the configured pools.
+    #[must_use]
+    pub fn pool_names(&self) -> Vec<String> {
+        self.pools.names().map(str::to_owned).collect()
+    }
+
+    /// Opens a pool if it is away, and has another try at its trash. A pool that cannot be opened is reported by
+    /// [`Engine::pool_reports`] and harms no other.
+    pub fn retry_pool(&self, name: &str) {
+        self.pools.retry(name);
+    }
+
+    /// What there is to say of each pool.
+    #[must_use]
+    pub fn pool_reports(&self) -> Vec<PoolReport> {
+        self.pools.reports()
+    }
+
+    /// Waits until the trash of every open pool is empty or cannot be emptied. For an orderly stop and for tests.
+    pub fn drain_trash(&self) {
+        self.pools.drain_trash();
+    }
+
+    /// Where this node is.
+    #[must_use]
+    pub const fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// The volume of an id.
+    fn locate(&self, id: &VolumeId) -> Result<Located, EngineError> {
+        self.find(id)?.ok_or_else(|| EngineError::no_volume(id))
+    }
+
+    /// The volume of an id; `None` when its pool is here and has no such volume (or only a successor of that name).
+    fn find(&self, id: &VolumeId) -> Result<Option<Located>, EngineError> {
+        let pool = self.pools.by_tag(&id.pool)?;
+        match pool.store.entry(&id.key) {
+            None => Ok(None),
+            Some(Entry::Whole { generation, .. }) if generation != id.generation => Ok(None),
+            Some(Entry::Whole { .. } | Entry::Damaged { .. }) => read(pool, id).map(Some),
+        }
+    }
+
+    /// A path that a CO named for a mount, as the mount table shows it; `None` when its parent does not exist.
+    fn mount_path(&self, path: &Path) -> Result<Option<PathBuf>, EngineError> {
+        if !path.is_absolute() {
+            return Err(EngineError::Invalid(format!(
+                "the path {} is not absolute",
+                path.display()
+            )));
+        }
+        let Some(path) = self.host.canonical(path)? else {
+            return Ok(None);
+        };
+        // A mistake here would unmount the pool itself, or bury it under a volume.
+        let holds_pool = |pool: &&Path| {
+            let resolved = pool.canonicalize();
+            pool.starts_with(&path) || resolved.is_ok_and(|pool| pool.starts_with(&path))
+        };
+        if let Some(pool) = self.pools.paths().find(holds_pool) {
+            return Err(EngineError::Invalid(format!(
+                "the path {} contains the pool {}; a volume cannot be mounted there",
+                path.display(),
+                pool.display()
+            )));
+        }
+        Ok(Some(path))
+    }
+}
+
+/// Reads the record of a volume that is there.
+fn read(pool: Arc<OpenPool>, id: &VolumeId) -> Result<Located, EngineError> {
+    match pool.store.read(&id.key) {
+        Ok(Some(record)) => Ok(Located { pool, record }),
+        Ok(None) => Err(EngineError::no_volume(id)),
+        Err(source @ (StoreError::Damaged { .. } | StoreError::TooNew { .. })) => {
+            Err(EngineError::Damaged { id: id.to_string(), source })
+        }
+        Err(error) => Err(error.into()),
+    }
+}

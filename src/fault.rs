@@ -47,10 +47,7 @@ mod armed {
     /// The names of all points in this binary, sorted, each once.
     #[must_use]
     pub fn all() -> Vec<&'static str> {
-        let mut names: Vec<_> = inventory::iter::<Point>
-            .into_iter()
-            .map(|point| point.0)
-            .collect();
+        let mut names: Vec<_> = inventory::iter::<Point>.into_iter().map(|point| point.0).collect();
         names.sort_unstable();
         names.dedup();
         names

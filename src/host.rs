@@ -59,7 +59,7 @@ pub struct Node {
 }
 
 /// A loop device that has a backing file, as LOOP_GET_STATUS64 tells it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is one independent LO_FLAGS_* bit of the kernel"
@@ -79,6 +79,8 @@ pub struct LoopStatus {
     pub direct_io: bool,
     /// The device begins or ends within the file: not a loop device that this driver made.
     pub partial: bool,
+    /// `lo_file_name`: the label that [`Host::attach`] was given, or whatever another program wrote there.
+    pub label: String,
 }
 
 /// Major number of loop devices (Documentation/admin-guide/devices.txt of the kernel).
@@ -92,7 +94,10 @@ pub fn loop_path(number: u32) -> PathBuf {
 
 /// How a loop device is to be set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LoopOptions {
+pub struct LoopOptions<'a> {
+    /// At most 63 bytes, kept by the kernel with the device: the volume's id, so that a device can be told to be ours
+    /// when its pool is away.
+    pub label: &'a str,
     /// Refuse writes.
     pub read_only: bool,
     /// Detach when the last user closes it.
@@ -128,9 +133,7 @@ impl AttachedLoop {
 
 impl Debug for AttachedLoop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AttachedLoop")
-            .field("number", &self.number)
-            .finish_non_exhaustive()
+        f.debug_struct("AttachedLoop").field("number", &self.number).finish_non_exhaustive()
     }
 }
 
@@ -295,6 +298,12 @@ pub trait Host: Debug + Send + Sync + 'static {
         mount_point: &Path,
         device: ByteSize,
     ) -> Result<(), HostError>;
+
+    /// Whether [`Host::grow`] may be called here. ext4 asks for CAP_SYS_RESOURCE, which a container may lack.
+    fn can_grow_mounted(&self, filesystem: Filesystem) -> bool;
+
+    /// Grows the filesystem of a loop device that is not mounted, where it cannot grow while mounted.
+    fn grow_unmounted(&self, loop_number: u32, filesystem: Filesystem) -> Result<(), HostError>;
 
     /// Space of the filesystem that an open file or directory lies on.
     fn space(&self, file: BorrowedFd<'_>) -> Result<Space, HostError>;

@@ -1,1 +1,45 @@
-//! store.
+//! Pools on disk. The only writer under a pool besides `backend`.
+//!
+//! ```text
+//! <pool>/
+//!   pool.json              marker: format, pool UUID, name
+//!   incoming/<key>/        being born; wiped at start
+//!   volumes/<key>/         volume.json + data/   (hostpath)   or   volume.json + disk.img   (loop)
+//!   snapshots/<key>/       (later)
+//!   archive/<key>.<gen>/   volumes kept by onDelete: archive
+//!   retained/<key>.<gen>/  volumes kept by onDelete: retain
+//!   trash/<key>.<gen>/     dead; removed in the background and at start
+//! ```
+//!
+//! Invariants:
+//! - **Location is state.** A volume exists when `volumes/<key>` does; one rename makes it and one ends it.
+//! - Birth: fill `incoming/<key>`, write the record, fsync both, `renameat2(RENAME_NOREPLACE)`, fsync both parents.
+//! - Change: temporary file beside the record, fsync, rename, fsync of the directory.
+//! - An unreadable record makes that one volume damaged. It is listed and reported, never deleted.
+//! - Everything goes through the pool's directory descriptor with `openat2(RESOLVE_BENEATH)`: no link and no mount
+//!   leads out of the pool.
+//!
+//! Must not: touch mounts or loop devices, know gRPC, or remove anything outside `incoming/` and `trash/`.
+
+mod dir;
+mod error;
+mod index;
+mod marker;
+mod pool;
+mod record;
+mod remove;
+mod state;
+mod view;
+
+pub use error::StoreError;
+pub use index::{Charges, Entry};
+pub use marker::{Marker, PoolLook};
+pub use pool::{Grave, Incoming, Pool, VolumeDir};
+pub use record::{Record, Request, Resolved, Volume};
+pub use state::{PoolLock, StateDir};
+pub use view::{PoolView, ViewedVolume};
+
+/// The name of a hostpath volume's directory within the volume.
+pub const DATA: &str = "data";
+/// The name of a loop volume's image within the volume.
+pub const IMAGE: &str = "disk.img";

@@ -78,11 +78,7 @@ impl HostError {
         path: impl AsRef<Path>,
         source: impl Into<io::Error>,
     ) -> Self {
-        Self::Call {
-            operation,
-            path: path.as_ref().to_owned(),
-            source: source.into(),
-        }
+        Self::Call { operation, path: path.as_ref().to_owned(), source: source.into() }
     }
 
     /// The kernel's error number, when a system call failed.

@@ -64,16 +64,19 @@ impl FakeHost {
             faults: Vec::new(),
             calls: Vec::new(),
             attachments: 0,
+            grows_mounted_ext4: true,
         };
-        Self {
-            real: Arc::new(LinuxHost::new()),
-            model: Arc::new(Mutex::new(model)),
-        }
+        Self { real: Arc::new(LinuxHost::new()), model: Arc::new(Mutex::new(model)) }
     }
 
     /// What every filesystem answers about its space from now on. With btrfs there are subvolumes.
     pub fn set_space(&self, space: Space) {
         lock(&self.model).space = space;
+    }
+
+    /// Takes the capability away without which ext4 does not grow while mounted.
+    pub fn refuse_to_grow_mounted_ext4(&self) {
+        lock(&self.model).grows_mounted_ext4 = false;
     }
 
     /// The next call of this verb (a method of [`Host`] by its name) fails with this error.
@@ -134,9 +137,7 @@ impl Host for FakeHost {
     fn mounts(&self) -> Result<MountTable, HostError> {
         let model = self.look("mounts", Path::new("/proc/self/mountinfo"))?;
         let mounts = model.mounts.iter().map(|mount| mount.entry.clone());
-        Ok(MountTable::new(
-            std::iter::once(root_entry()).chain(mounts).collect(),
-        ))
+        Ok(MountTable::new(std::iter::once(root_entry()).chain(mounts).collect()))
     }
 
     fn canonical(&self, path: &Path) -> Result<Option<PathBuf>, HostError> {
@@ -162,11 +163,7 @@ impl Host for FakeHost {
         let model = self.enter("remove_mount_point", path)?;
         let place = self.real.canonical(path)?;
         if place.is_some_and(|place| model.top_at(&place).is_some()) {
-            return Err(HostError::call(
-                "remove the mount point",
-                path,
-                Errno::EBUSY,
-            ));
+            return Err(HostError::call("remove the mount point", path, Errno::EBUSY));
         }
         self.real.remove_mount_point(path)
     }
@@ -232,18 +229,18 @@ impl Host for FakeHost {
 
     fn loops(&self) -> Result<Vec<LoopStatus>, HostError> {
         let model = self.look("loops", Path::new("/sys/block"))?;
-        Ok(model.loops.values().map(|device| device.status).collect())
+        Ok(model.loops.values().map(|device| device.status.clone()).collect())
     }
 
     fn loop_status(&self, number: u32) -> Result<Option<LoopStatus>, HostError> {
         let model = self.look("loop_status", &loop_path(number))?;
-        Ok(model.loops.get(&number).map(|device| device.status))
+        Ok(model.loops.get(&number).map(|device| device.status.clone()))
     }
 
     fn attach(
         &self,
         image: BorrowedFd<'_>,
-        options: LoopOptions,
+        options: LoopOptions<'_>,
     ) -> Result<AttachedLoop, HostError> {
         let mut model = self.enter("attach", &path_of(image))?;
         let failed = |e: std::io::Error| HostError::call("set up", path_of(image), e);
@@ -334,11 +331,33 @@ impl Host for FakeHost {
             return Err(refused(Errno::EROFS));
         }
         let number = mount.keeps.ok_or_else(|| refused(Errno::ENOTTY))?;
+        if filesystem == Filesystem::Ext4 && !model.grows_mounted_ext4 {
+            return Err(refused(Errno::EPERM));
+        }
         let target = model.device(number)?;
         if device > target.size || mount.entry.filesystem != filesystem.as_str() {
             return Err(refused(Errno::EINVAL));
         }
         write_superblock(&target.backing, filesystem, device).map_err(failed)
+    }
+
+    fn can_grow_mounted(&self, filesystem: Filesystem) -> bool {
+        filesystem != Filesystem::Ext4 || lock(&self.model).grows_mounted_ext4
+    }
+
+    fn grow_unmounted(&self, loop_number: u32, filesystem: Filesystem) -> Result<(), HostError> {
+        let model = self.enter("grow_unmounted", &loop_path(loop_number))?;
+        let failed = |e| HostError::call("grow the filesystem on", loop_path(loop_number), e);
+        if model.is_mounted(loop_number) {
+            return Err(failed(Errno::EBUSY.into()));
+        }
+        let device = model.device(loop_number)?;
+        match filesystem {
+            Filesystem::Ext4 => {
+                write_superblock(&device.backing, filesystem, device.size).map_err(failed)
+            }
+            Filesystem::Xfs | Filesystem::Btrfs => Ok(()),
+        }
     }
 
     fn space(&self, file: BorrowedFd<'_>) -> Result<Space, HostError> {

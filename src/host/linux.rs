@@ -35,10 +35,7 @@ impl LinuxHost {
     /// Looks for the system's programs; one that is missing is an error only when it is needed.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            programs: Programs::find(),
-            loops: Loops::default(),
-        }
+        Self { programs: Programs::find(), loops: Loops::default() }
     }
 }
 
@@ -97,7 +94,7 @@ impl Host for LinuxHost {
     fn attach(
         &self,
         image: BorrowedFd<'_>,
-        options: LoopOptions,
+        options: LoopOptions<'_>,
     ) -> Result<AttachedLoop, HostError> {
         self.loops.attach(image, options)
     }
@@ -133,6 +130,14 @@ impl Host for LinuxHost {
         device: ByteSize,
     ) -> Result<(), HostError> {
         filesystem::grow(filesystem, mount_point, device)
+    }
+
+    fn can_grow_mounted(&self, filesystem: Filesystem) -> bool {
+        filesystem::can_grow_mounted(filesystem)
+    }
+
+    fn grow_unmounted(&self, loop_number: u32, filesystem: Filesystem) -> Result<(), HostError> {
+        filesystem::grow_unmounted(&self.programs, loop_number, filesystem)
     }
 
     fn space(&self, file: BorrowedFd<'_>) -> Result<Space, HostError> {

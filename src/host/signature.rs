@@ -44,15 +44,9 @@ fn ext4(head: &[u8]) -> Option<Signature> {
     }
     let state = u16::from_le_bytes(bytes(head, EXT4_AT + 0x3a)?);
     let is_64bit = le32(head, EXT4_AT + 0x60)? & 0x80 != 0;
-    let high = if is_64bit {
-        le32(head, EXT4_AT + 0x150)?
-    } else {
-        0
-    };
+    let high = if is_64bit { le32(head, EXT4_AT + 0x150)? } else { 0 };
     let blocks = le32(head, EXT4_AT + 0x4)? | (high << 32);
-    let shift = u32::try_from(le32(head, EXT4_AT + 0x18)?)
-        .ok()?
-        .checked_add(10)?;
+    let shift = u32::try_from(le32(head, EXT4_AT + 0x18)?).ok()?.checked_add(10)?;
     let block = 1_u64.checked_shl(shift)?;
     Some(Signature {
         filesystem: Filesystem::Ext4,
@@ -101,10 +95,7 @@ mod tests {
         head[0x404..0x408].copy_from_slice(&1000_u32.to_le_bytes());
         head[0x418] = 2;
         let read = probe(&head).unwrap();
-        assert_eq!(
-            (read.filesystem, read.size.bytes()),
-            (Filesystem::Ext4, 4_096_000)
-        );
+        assert_eq!((read.filesystem, read.size.bytes()), (Filesystem::Ext4, 4_096_000));
         assert!(read.has_errors);
     }
 
@@ -118,10 +109,7 @@ mod tests {
         head[4..8].copy_from_slice(&4096_u32.to_be_bytes());
         head[8..16].copy_from_slice(&10_u64.to_be_bytes());
         let read = probe(&head).unwrap();
-        assert_eq!(
-            (read.filesystem, read.size.bytes()),
-            (Filesystem::Xfs, 40_960)
-        );
+        assert_eq!((read.filesystem, read.size.bytes()), (Filesystem::Xfs, 40_960));
     }
 
     proptest! {

@@ -1,6 +1,6 @@
 //! Access modes and access types, as CSI names them.
 
-use super::{Filesystem, MountFlags};
+use super::MountFlags;
 
 /// Who may use a volume, and how. The names and their meaning are the CSI specification's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,8 +52,9 @@ impl AccessMode {
 pub enum AccessType {
     /// A directory.
     Mount {
-        /// The filesystem asked for; `None` when the request leaves it open. A hostpath volume ignores it.
-        filesystem: Option<Filesystem>,
+        /// The filesystem asked for, as the request says it; empty when that is left open. A hostpath volume ignores
+        /// it, whatever it is: the provisioner sends its default to every class.
+        filesystem: String,
         /// The mount flags asked for.
         flags: MountFlags,
     },
@@ -95,11 +96,7 @@ mod tests {
             (SingleNodeMultiWriter, false, false, false),
         ] {
             assert_eq!(
-                (
-                    mode.reads_only(),
-                    mode.is_exclusive(),
-                    mode.has_one_writer()
-                ),
+                (mode.reads_only(), mode.is_exclusive(), mode.has_one_writer()),
                 (reads_only, exclusive, one_writer),
                 "{mode:?}"
             );

@@ -20,10 +20,7 @@ pub struct IdError {
 impl IdError {
     fn new(text: &str, expected: &'static str) -> Self {
         // An id from outside may be of any length; the message keeps what a reader needs.
-        Self {
-            text: text.chars().take(128).collect(),
-            expected,
-        }
+        Self { text: text.chars().take(128).collect(), expected }
     }
 }
 
@@ -34,13 +31,11 @@ fn is_hex(text: &str, length: usize) -> bool {
 /// Lower-case hexadecimal digits of `bytes`.
 fn hex(bytes: &[u8]) -> String {
     use fmt::Write as _;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            // Writing to a String cannot fail.
-            let _infallible = write!(text, "{byte:02x}");
-            text
-        })
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _infallible = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 macro_rules! hex_type {
@@ -157,15 +152,8 @@ impl FromStr for PoolUuid {
         let lengths = [8, 4, 4, 4, 12];
         let parts: Vec<&str> = text.split('-').collect();
         let whole = parts.len() == lengths.len()
-            && parts
-                .iter()
-                .zip(lengths)
-                .all(|(part, length)| is_hex(part, length));
-        if whole {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(IdError::new(text, "a lower-case UUID"))
-        }
+            && parts.iter().zip(lengths).all(|(part, length)| is_hex(part, length));
+        if whole { Ok(Self(text.to_owned())) } else { Err(IdError::new(text, "a lower-case UUID")) }
     }
 }
 
@@ -192,24 +180,16 @@ impl FromStr for VolumeId {
     fn from_str(text: &str) -> Result<Self, IdError> {
         let foreign = || IdError::new(text, "a volume id (v-<pool>-<key>-<generation>)");
         let mut parts = text.split('-');
-        let (Some("v"), Some(pool), Some(key), Some(generation), None) = (
-            parts.next(),
-            parts.next(),
-            parts.next(),
-            parts.next(),
-            parts.next(),
-        ) else {
+        let (Some("v"), Some(pool), Some(key), Some(generation), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
+        else {
             return Err(foreign());
         };
         let (Ok(pool), Ok(key), Ok(generation)) = (pool.parse(), key.parse(), generation.parse())
         else {
             return Err(foreign());
         };
-        Ok(Self {
-            pool,
-            key,
-            generation,
-        })
+        Ok(Self { pool, key, generation })
     }
 }
 
@@ -226,10 +206,7 @@ mod tests {
         }
         assert_ne!(Key::of_name("a"), Key::of_name("b"));
         // SHA-256 of "abc", from FIPS 180-4.
-        assert_eq!(
-            Key::of_name("abc").as_str(),
-            "ba7816bf8f01cfea414140de5dae2223"
-        );
+        assert_eq!(Key::of_name("abc").as_str(), "ba7816bf8f01cfea414140de5dae2223");
     }
 
     #[test]

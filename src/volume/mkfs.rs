@@ -3,6 +3,8 @@
 //! They reach a program that runs as root, so nothing passes that is not listed here: no path, no second device,
 //! no force flag. An option is `-X value` or `-X key=value,key=value`, as mkfs itself writes them.
 
+use std::fmt;
+
 use super::Filesystem;
 
 /// One setting, e.g. `-i size=512` is `("-i", "size", "512")` and `-m 0` is `("-m", "", "0")`.
@@ -14,6 +16,13 @@ pub struct MkfsOption {
     pub key: &'static str,
     /// The checked value.
     pub value: String,
+}
+
+impl fmt::Display for MkfsOption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let equals = if self.key.is_empty() { "" } else { "=" };
+        write!(f, "{} {}{equals}{}", self.flag, self.key, self.value)
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -29,9 +38,7 @@ impl Value {
         match self {
             Self::Number(least, most) => {
                 text.bytes().all(|b| b.is_ascii_digit())
-                    && text
-                        .parse::<u64>()
-                        .is_ok_and(|number| (least..=most).contains(&number))
+                    && text.parse::<u64>().is_ok_and(|number| (least..=most).contains(&number))
             }
             Self::OneOf(words) => words.contains(&text),
             Self::Label(most) => {
@@ -84,11 +91,7 @@ const BTRFS: [Row; 4] = [
     ("-L", "", Value::Label(255)),
     ("-m", "", Value::OneOf(&["dup", "single"])),
     ("-d", "", Value::OneOf(&["dup", "single"])),
-    (
-        "--csum",
-        "",
-        Value::OneOf(&["crc32c", "xxhash", "sha256", "blake2"]),
-    ),
+    ("--csum", "", Value::OneOf(&["crc32c", "xxhash", "sha256", "blake2"])),
 ];
 
 fn rows(filesystem: Filesystem) -> &'static [Row] {
@@ -122,10 +125,7 @@ pub(super) fn parse(filesystem: Filesystem, text: &str) -> Result<Vec<MkfsOption
         for setting in settings.split(',') {
             let refused = || format!("{flag} {setting}");
             let option = setting_of(filesystem, flag, setting).ok_or_else(refused)?;
-            if options
-                .iter()
-                .any(|o| (o.flag, o.key) == (option.flag, option.key))
-            {
+            if options.iter().any(|o| (o.flag, o.key) == (option.flag, option.key)) {
                 return Err(format!("{flag} {setting} (given twice)"));
             }
             options.push(option);
@@ -143,11 +143,7 @@ fn setting_of(filesystem: Filesystem, flag: &str, setting: &str) -> Option<MkfsO
         .find(|(known, known_key, values)| {
             *known == flag && *known_key == key && values.accepts(value)
         })
-        .map(|(flag, key, _)| MkfsOption {
-            flag,
-            key,
-            value: value.to_owned(),
-        })
+        .map(|(flag, key, _)| MkfsOption { flag, key, value: value.to_owned() })
 }
 
 #[cfg(test)]
@@ -156,11 +152,7 @@ mod tests {
 
     #[test]
     fn listed_options_pass_in_any_order() {
-        let options = parse(
-            Filesystem::Ext4,
-            " -m 0  -E stride=4,stripe_width=8 -i 8192",
-        )
-        .unwrap();
+        let options = parse(Filesystem::Ext4, " -m 0  -E stride=4,stripe_width=8 -i 8192").unwrap();
         assert_eq!(
             options,
             parse(Filesystem::Ext4, "-i 8192 -E stripe_width=8,stride=4 -m 0").unwrap()

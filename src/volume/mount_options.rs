@@ -75,10 +75,7 @@ impl Value {
             }
             (Self::OneOf(words), Some(text)) => words.contains(&text),
             (Self::Label, Some(text)) => {
-                let bare = text
-                    .strip_prefix('"')
-                    .and_then(|t| t.strip_suffix('"'))
-                    .unwrap_or(text);
+                let bare = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text);
                 let plain =
                     |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b':' | b'.' | b'-');
                 // A comma separates mount options, so it needs the quotes.
@@ -186,10 +183,7 @@ impl MountAttributes {
     /// These attributes, read-only as well when asked.
     #[must_use]
     pub const fn or_read_only(self, read_only: bool) -> Self {
-        Self {
-            read_only: self.read_only || read_only,
-            ..self
-        }
+        Self { read_only: self.read_only || read_only, ..self }
     }
 }
 
@@ -203,9 +197,8 @@ fn options_of(filesystem: Filesystem) -> impl Iterator<Item = &'static (&'static
 }
 
 fn accepted_by(filesystem: Filesystem, option: &str) -> bool {
-    let (name, value) = option
-        .split_once('=')
-        .map_or((option, None), |(name, value)| (name, Some(value)));
+    let (name, value) =
+        option.split_once('=').map_or((option, None), |(name, value)| (name, Some(value)));
     options_of(filesystem).any(|(known, values)| *known == name && values.accepts(value))
 }
 
@@ -220,10 +213,7 @@ impl MountFlags {
             if parsed.attributes.set(flag) {
                 continue;
             }
-            if !Filesystem::ALL
-                .iter()
-                .any(|&filesystem| accepted_by(filesystem, flag))
-            {
+            if !Filesystem::ALL.iter().any(|&filesystem| accepted_by(filesystem, flag)) {
                 return Err(MountFlagError::new(flag, None));
             }
             parsed.options.push(flag.clone());
@@ -260,11 +250,7 @@ impl MountFlagError {
             },
             |filesystem| format!("loop volumes with {filesystem}"),
         );
-        Self {
-            flag: flag.chars().take(80).collect(),
-            kind,
-            allowed: allowed.join(", "),
-        }
+        Self { flag: flag.chars().take(80).collect(), kind, allowed: allowed.join(", ") }
     }
 }
 
@@ -273,12 +259,7 @@ mod tests {
     use super::*;
 
     fn parse(flags: &[&str]) -> Result<MountFlags, MountFlagError> {
-        MountFlags::parse(
-            &flags
-                .iter()
-                .map(|&flag| flag.to_owned())
-                .collect::<Vec<_>>(),
-        )
+        MountFlags::parse(&flags.iter().map(|&flag| flag.to_owned()).collect::<Vec<_>>())
     }
 
     #[test]
@@ -288,13 +269,7 @@ mod tests {
         assert_eq!(flags.options, ["commit=30"]);
         assert!(flags.check(Some(Filesystem::Ext4)).is_ok());
         assert!(flags.check(Some(Filesystem::Xfs)).is_err());
-        assert!(
-            flags
-                .check(None)
-                .unwrap_err()
-                .to_string()
-                .contains("noatime")
-        );
+        assert!(flags.check(None).unwrap_err().to_string().contains("noatime"));
     }
 
     #[test]
@@ -325,22 +300,10 @@ mod tests {
     #[test]
     fn every_listed_option_is_accepted_in_its_described_form() {
         for (filesystem, options) in [
-            (
-                Filesystem::Ext4,
-                &["data=journal", "errors=remount-ro", "discard", "stripe=8"][..],
-            ),
-            (
-                Filesystem::Xfs,
-                &["allocsize=64k", "logbsize=256k", "largeio", "sync"],
-            ),
-            (
-                Filesystem::Btrfs,
-                &["compress=zstd", "discard=async", "discard", "lazytime"],
-            ),
-            (
-                Filesystem::Ext4,
-                &["context=\"system_u:object_r:container_file_t:s0:c1,c2\""],
-            ),
+            (Filesystem::Ext4, &["data=journal", "errors=remount-ro", "discard", "stripe=8"][..]),
+            (Filesystem::Xfs, &["allocsize=64k", "logbsize=256k", "largeio", "sync"]),
+            (Filesystem::Btrfs, &["compress=zstd", "discard=async", "discard", "lazytime"]),
+            (Filesystem::Ext4, &["context=\"system_u:object_r:container_file_t:s0:c1,c2\""]),
         ] {
             parse(options).unwrap().check(Some(filesystem)).unwrap();
         }

@@ -280,10 +280,7 @@ fn wrong(name: &'static str, value: &str, allowed: impl Into<String>) -> Paramet
 }
 
 fn allowed_for(name: &str) -> &'static str {
-    PARAMETERS
-        .iter()
-        .find(|help| help.name == name)
-        .map_or("", |help| help.values)
+    PARAMETERS.iter().find(|help| help.name == name).map_or("", |help| help.values)
 }
 
 fn word<T>(
@@ -296,18 +293,12 @@ fn word<T>(
 
 fn octal_mode(value: &str) -> Option<u32> {
     let digits = !value.is_empty() && value.len() <= 5 && value.bytes().all(|b| b.is_ascii_digit());
-    digits
-        .then(|| u32::from_str_radix(value, 8).ok())
-        .flatten()
-        .filter(|mode| *mode <= 0o7777)
+    digits.then(|| u32::from_str_radix(value, 8).ok()).flatten().filter(|mode| *mode <= 0o7777)
 }
 
 fn number(value: &str) -> Option<u32> {
     // 2^32 - 1 means "unchanged" to chown(2), so it is no id.
-    value
-        .parse()
-        .ok()
-        .filter(|id| *id != u32::MAX && !value.starts_with('+'))
+    value.parse().ok().filter(|id| *id != u32::MAX && !value.starts_with('+'))
 }
 
 /// A pool's name: what may stand in `--pool NAME=PATH`.
@@ -335,7 +326,7 @@ impl Parameters {
                 "pool" => parsed.pool = word("pool", value, pool_choice)?,
                 "quota" => parsed.quota = word("quota", value, Quota::from_word)?,
                 "allocation" => {
-                    parsed.allocation = word("allocation", value, Allocation::from_word)?
+                    parsed.allocation = word("allocation", value, Allocation::from_word)?;
                 }
                 "directIO" => parsed.direct_io = word("directIO", value, DirectIo::from_word)?,
                 "mkfsOptions" => mkfs_options = value,
@@ -346,9 +337,7 @@ impl Parameters {
                 // Which filesystems there are matters to loop volumes only, see `fstype` below.
                 other if other.starts_with(KUBERNETES_PREFIX) => {}
                 other => {
-                    return Err(ParameterError::Unknown {
-                        name: other.chars().take(80).collect(),
-                    });
+                    return Err(ParameterError::Unknown { name: other.chars().take(80).collect() });
                 }
             }
         }
@@ -356,16 +345,33 @@ impl Parameters {
         parsed.check_combinations()?;
         let filesystem = parsed.filesystem.unwrap_or(Filesystem::Ext4);
         parsed.mkfs_options = mkfs::parse(filesystem, mkfs_options).map_err(|token| {
-            wrong(
-                "mkfsOptions",
-                &token,
-                format!("for {filesystem}: {}", mkfs::allowed(filesystem)),
-            )
+            wrong("mkfsOptions", &token, format!("for {filesystem}: {}", mkfs::allowed(filesystem)))
         })?;
         if parsed.backend == Backend::Hostpath && !parsed.mkfs_options.is_empty() {
             return Err(needs_loop("mkfsOptions", mkfs_options));
         }
         Ok(parsed)
+    }
+
+    /// The parameters with defaults filled in, as a record keeps them: without those that can be changed later and
+    /// without Kubernetes' own.
+    #[must_use]
+    pub fn normalised(&self) -> BTreeMap<String, String> {
+        let mkfs_options: Vec<String> = self.mkfs_options.iter().map(ToString::to_string).collect();
+        BTreeMap::from(
+            [
+                ("backend", self.backend.to_string()),
+                ("pool", self.pool.to_string()),
+                ("quota", self.quota.to_string()),
+                ("allocation", self.allocation.to_string()),
+                ("directIO", self.direct_io.to_string()),
+                ("mkfsOptions", mkfs_options.join(" ")),
+                ("mode", format!("{:04o}", self.mode)),
+                ("uid", self.uid.to_string()),
+                ("gid", self.gid.to_string()),
+            ]
+            .map(|(name, value)| (name.to_owned(), value)),
+        )
     }
 
     fn check_combinations(&self) -> Result<(), ParameterError> {
@@ -417,10 +423,7 @@ mod tests {
     use super::*;
 
     fn parse(raw: &[(&str, &str)]) -> Result<Parameters, ParameterError> {
-        let raw = raw
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect();
+        let raw = raw.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         Parameters::parse(&raw)
     }
 
@@ -452,12 +455,7 @@ mod tests {
 
     #[test]
     fn hostpath_ignores_the_filesystem_type() {
-        assert_eq!(
-            parse(&[("csi.storage.k8s.io/fstype", "zfs")])
-                .unwrap()
-                .filesystem,
-            None
-        );
+        assert_eq!(parse(&[("csi.storage.k8s.io/fstype", "zfs")]).unwrap().filesystem, None);
         assert!(parse(&[("backend", "loop"), ("csi.storage.k8s.io/fstype", "zfs")]).is_err());
     }
 
@@ -475,10 +473,7 @@ mod tests {
             (vec![("allocation", "thick")], "backend=loop"),
             (vec![("directIO", "on")], "backend=loop"),
             (vec![("mkfsOptions", "-m 0")], "backend=loop"),
-            (
-                vec![("backend", "loop"), ("quota", "required")],
-                "leave quota out",
-            ),
+            (vec![("backend", "loop"), ("quota", "required")], "leave quota out"),
             (vec![("backend", "loop"), ("mkfsOptions", "-F")], "-i"),
         ] {
             let error = parse(&raw).unwrap_err().to_string();

@@ -139,15 +139,12 @@ impl CapacityRange {
     /// A negative field, or `required_bytes` above `limit_bytes`.
     pub fn parse(required: i64, limit: i64) -> Result<Self, SizeError> {
         let positive = |field, value: i64| {
-            u64::try_from(value).map_err(|_| SizeError::Negative { field, value })
+            u64::try_from(value).map_err(|_below_zero| SizeError::Negative { field, value })
         };
         let required_bytes = positive("required_bytes", required)?;
         let limit_bytes = positive("limit_bytes", limit)?;
         if limit_bytes != 0 && required_bytes > limit_bytes {
-            return Err(SizeError::Inverted {
-                required: required_bytes,
-                limit: limit_bytes,
-            });
+            return Err(SizeError::Inverted { required: required_bytes, limit: limit_bytes });
         }
         Ok(Self {
             required: ByteSize(required_bytes),
@@ -169,8 +166,7 @@ impl CapacityRange {
     pub fn choose(&self, minimum: ByteSize, step: u64) -> Result<ByteSize, SizeError> {
         let wanted = if self.required == ByteSize::ZERO {
             let default = Self::DEFAULT_SIZE.max(minimum);
-            self.limit
-                .map_or(default, |limit| limit.round_down(step).min(default))
+            self.limit.map_or(default, |limit| limit.round_down(step).min(default))
         } else {
             self.required
         };
@@ -213,22 +209,13 @@ mod tests {
         assert!(CapacityRange::parse(5, 5).is_ok());
         assert!(matches!(
             CapacityRange::parse(-1, 0),
-            Err(SizeError::Negative {
-                field: "required_bytes",
-                ..
-            })
+            Err(SizeError::Negative { field: "required_bytes", .. })
         ));
         assert!(matches!(
             CapacityRange::parse(0, -1),
-            Err(SizeError::Negative {
-                field: "limit_bytes",
-                ..
-            })
+            Err(SizeError::Negative { field: "limit_bytes", .. })
         ));
-        assert!(matches!(
-            CapacityRange::parse(2, 1),
-            Err(SizeError::Inverted { .. })
-        ));
+        assert!(matches!(CapacityRange::parse(2, 1), Err(SizeError::Inverted { .. })));
     }
 
     #[test]
@@ -238,22 +225,12 @@ mod tests {
         for (range, minimum, step, size) in [
             (range(0, 0), ByteSize::ZERO, 1, Some(ByteSize::gib(1))),
             (range(0, 4096), ByteSize::ZERO, 1, Some(ByteSize::new(4096))),
-            (
-                range(0, 5000),
-                ByteSize::ZERO,
-                4096,
-                Some(ByteSize::new(4096)),
-            ),
+            (range(0, 5000), ByteSize::ZERO, 4096, Some(ByteSize::new(4096))),
             (range(5, 0), ByteSize::ZERO, 1, Some(ByteSize::new(5))),
             (range(5, 0), mib, 4096, Some(mib)),
             (range(5, 6), mib, 4096, None),
             (range(5000, 5001), ByteSize::ZERO, 4096, None),
-            (
-                range(5000, 8192),
-                ByteSize::ZERO,
-                4096,
-                Some(ByteSize::new(8192)),
-            ),
+            (range(5000, 8192), ByteSize::ZERO, 4096, Some(ByteSize::new(8192))),
             (range(i64::MAX, 0), ByteSize::ZERO, 4096, None),
             (range(0, 1), mib, 4096, None),
         ] {

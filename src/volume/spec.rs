@@ -28,8 +28,6 @@ impl CreateSpec {
     /// The volume is to be a raw block device.
     #[must_use]
     pub fn is_block(&self) -> bool {
-        self.capabilities
-            .iter()
-            .any(|capability| capability.access.is_block())
+        self.capabilities.iter().any(|capability| capability.access.is_block())
     }
 }

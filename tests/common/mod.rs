@@ -25,7 +25,8 @@ pub(crate) struct Bench {
 }
 
 /// What most images are attached with.
-pub(crate) const OPTIONS: LoopOptions = LoopOptions {
+pub(crate) const OPTIONS: LoopOptions<'static> = LoopOptions {
+    label: "v-test",
     read_only: false,
     autoclear: true,
     direct_io: DirectIo::Auto,
@@ -44,10 +45,7 @@ pub(crate) fn privileged(test: impl FnOnce(&Bench) + Send + 'static) {
     // unshare(2) moves only the calling thread, so the namespace ends with it, and with it every mount.
     let thread = std::thread::spawn(move || {
         own_namespace();
-        let bench = Bench {
-            host: LinuxHost::new(),
-            home: path,
-        };
+        let bench = Bench { host: LinuxHost::new(), home: path };
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(&bench)));
         (outcome, bench.clean_up())
     });
@@ -83,9 +81,7 @@ impl Bench {
     /// Formats with an unusual root directory.
     pub(crate) fn format(&self, image: &File, filesystem: Filesystem) {
         let recipe = recipe(filesystem);
-        self.host
-            .format(image.as_fd(), &recipe)
-            .expect("a filesystem");
+        self.host.format(image.as_fd(), &recipe).expect("a filesystem");
     }
 
     /// The loop devices of a file.
@@ -144,11 +140,7 @@ pub(crate) fn recipe(filesystem: Filesystem) -> FormatRecipe<'static> {
         filesystem,
         sector: 4096,
         options: &[],
-        root: RootOwner {
-            mode: 0o2771,
-            uid: 1234,
-            gid: 4321,
-        },
+        root: RootOwner { mode: 0o2771, uid: 1234, gid: 4321 },
     }
 }
 

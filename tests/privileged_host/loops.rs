@@ -19,21 +19,14 @@ fn a_loop_device_is_known_by_its_file() {
         let image = bench.image("image", 8, Allocation::Thin);
         let pattern = vec![0xa5_u8; 8 << 20];
         image.write_all_at(&pattern, 0).unwrap();
-        let identity = host
-            .node(&bench.home.join("image"))
-            .unwrap()
-            .unwrap()
-            .identity;
+        let identity = host.node(&bench.home.join("image")).unwrap().unwrap().identity;
         for direct_io in [DirectIo::Auto, DirectIo::Off] {
-            let options = LoopOptions {
-                direct_io,
-                ..OPTIONS
-            };
+            let options = LoopOptions { direct_io, ..OPTIONS };
             let attached = host.attach(image.as_fd(), options).unwrap();
             let status = host.loop_status(attached.number).unwrap().unwrap();
             assert_eq!(status.backing, identity);
             assert!(status.autoclear && !status.partial && !status.read_only);
-            assert_eq!(status.backing_device, None);
+            assert_eq!((status.backing_device, status.label.as_str()), (None, OPTIONS.label));
             assert!(direct_io == DirectIo::Auto || !status.direct_io);
             let held = host.hold(attached.number).unwrap();
             attached.release();
@@ -58,12 +51,7 @@ fn loops_without_autoclear_stay_until_they_are_detached() {
     privileged(|bench| {
         let host = &bench.host;
         let image = bench.image("image", 8, Allocation::Thin);
-        let options = LoopOptions {
-            autoclear: false,
-            read_only: true,
-            sector: 512,
-            ..OPTIONS
-        };
+        let options = LoopOptions { autoclear: false, read_only: true, sector: 512, ..OPTIONS };
         let attached = host.attach(image.as_fd(), options).unwrap();
         let number = attached.number;
         attached.release();
@@ -90,10 +78,7 @@ fn a_file_opened_for_reading_only_makes_no_writable_device() {
         let image = bench.image("image", 8, Allocation::Thin);
         let reader = File::open(bench.home.join("image")).unwrap();
         let refused = bench.host.attach(reader.as_fd(), OPTIONS);
-        assert!(
-            matches!(refused, Err(HostError::Unexpected { .. })),
-            "{refused:?}"
-        );
+        assert!(matches!(refused, Err(HostError::Unexpected { .. })), "{refused:?}");
         assert!(eventually(|| bench.loops_of(&image).is_empty()));
     });
 }
@@ -101,9 +86,8 @@ fn a_file_opened_for_reading_only_makes_no_writable_device() {
 #[test]
 fn sixteen_threads_get_sixteen_devices() {
     privileged(|bench| {
-        let images: Vec<File> = (0..16)
-            .map(|n| bench.image(&format!("image{n}"), 1, Allocation::Thin))
-            .collect();
+        let images: Vec<File> =
+            (0..16).map(|n| bench.image(&format!("image{n}"), 1, Allocation::Thin)).collect();
         let (send, receive) = mpsc::channel();
         std::thread::scope(|scope| {
             for image in &images {
@@ -129,10 +113,7 @@ fn sixteen_threads_get_sixteen_devices() {
 fn fill_and_trim(bench: &Bench, pool: &Path, allocation: Allocation) -> (u64, u64) {
     let image = image_in(pool, allocation.as_str(), 64, allocation);
     bench.format(&image, Filesystem::Ext4);
-    let options = LoopOptions {
-        allocation,
-        ..OPTIONS
-    };
+    let options = LoopOptions { allocation, ..OPTIONS };
     let attached = bench.host.attach(image.as_fd(), options).unwrap();
     let target = bench.directory(&format!("mounted-{allocation}"));
     mount_at(bench, &attached, Filesystem::Ext4, &target, &[]);
@@ -150,10 +131,7 @@ fn fill_and_trim(bench: &Bench, pool: &Path, allocation: Allocation) -> (u64, u6
         // What a pod with a raw device can do: zeroing with the wish to free the blocks.
         let node = loop_path(attached.number);
         run("blkdiscard", &["-f", node.to_str().unwrap()]);
-        run(
-            "fallocate",
-            &["-p", "-o", "0", "-l", "1048576", node.to_str().unwrap()],
-        );
+        run("fallocate", &["-p", "-o", "0", "-l", "1048576", node.to_str().unwrap()]);
     }
     attached.release();
     assert!(eventually(|| bench.loops_of(&image).is_empty()));

@@ -28,9 +28,7 @@ fn a_read_only_bind_is_read_only_in_every_namespace() {
                 let read_only = PLAIN.or_read_only(true);
                 // Opened here: a descriptor from another namespace cannot be bound.
                 let source = File::open(&data).unwrap();
-                let bind = bench
-                    .host
-                    .bind(BindSource::Fd(source.as_fd()), &inside, read_only);
+                let bind = bench.host.bind(BindSource::Fd(source.as_fd()), &inside, read_only);
                 bind.unwrap();
             });
             driver.join().unwrap();
@@ -70,12 +68,7 @@ fn a_bind_takes_its_attributes_and_its_sources() {
             no_symlink_follow: true,
             ..PLAIN
         };
-        host.bind(
-            BindSource::Path(&data),
-            &staging,
-            attributes.or_read_only(true),
-        )
-        .unwrap();
+        host.bind(BindSource::Path(&data), &staging, attributes.or_read_only(true)).unwrap();
         host.bind(BindSource::Path(&staging), &one, PLAIN).unwrap();
         host.bind(BindSource::Path(&data), &two, PLAIN).unwrap();
         let table = host.mounts().unwrap();
@@ -83,14 +76,8 @@ fn a_bind_takes_its_attributes_and_its_sources() {
         for option in ["ro", "nosuid", "noexec", "noatime", "nosymfollow"] {
             assert!(first.has_option(option), "{option}: {first:?}");
         }
-        assert!(
-            !second.is_read_only() && second.has_option("relatime"),
-            "{second:?}"
-        );
-        assert_eq!(
-            first.device,
-            host.node(&data).unwrap().unwrap().identity.device
-        );
+        assert!(!second.is_read_only() && second.has_option("relatime"), "{second:?}");
+        assert_eq!(first.device, host.node(&data).unwrap().unwrap().identity.device);
         assert_eq!(host.node(&one).unwrap(), host.node(&data).unwrap());
         put(&two.join("file"), "text").unwrap();
         assert!(put(&one.join("file"), "no").is_err());
@@ -108,10 +95,7 @@ fn a_bind_follows_no_link() {
         let link = bench.home.join("link");
         std::os::unix::fs::symlink(&target, &link).unwrap();
         let from_link = bench.host.bind(BindSource::Path(&link), &data, PLAIN);
-        assert!(
-            matches!(from_link, Err(HostError::Unexpected { .. })),
-            "{from_link:?}"
-        );
+        assert!(matches!(from_link, Err(HostError::Unexpected { .. })), "{from_link:?}");
         let source = BindSource::Path(&data);
         assert!(bench.host.bind(source, &link, PLAIN).is_err());
         assert!(bench.host.unmount(&link).is_err());
@@ -174,10 +158,7 @@ fn a_namespace_of_its_own_hides_what_the_test_mounts() {
         std::thread::scope(|scope| {
             let inner = scope.spawn(|| {
                 own_namespace();
-                bench
-                    .host
-                    .bind(BindSource::Path(&data), &target, PLAIN)
-                    .unwrap();
+                bench.host.bind(BindSource::Path(&data), &target, PLAIN).unwrap();
                 assert!(bench.host.mounts().unwrap().top_at(&target).is_some());
             });
             inner.join().unwrap();

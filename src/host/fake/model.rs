@@ -24,6 +24,7 @@ pub(super) struct Model {
     pub(super) faults: Vec<(&'static str, Errno)>,
     pub(super) calls: Vec<&'static str>,
     pub(super) attachments: u64,
+    pub(super) grows_mounted_ext4: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -79,6 +80,10 @@ impl Model {
         });
     }
 
+    pub(super) fn is_mounted(&self, number: u32) -> bool {
+        self.mounts.iter().any(|mount| mount.keeps == Some(number))
+    }
+
     pub(super) fn top_at(&self, path: &Path) -> Option<&FakeMount> {
         let at = |mount: &&FakeMount| mount.entry.mount_point == path;
         self.mounts.iter().rev().find(at)
@@ -102,11 +107,7 @@ impl Model {
     ) -> Option<AttachedLoop> {
         let device = self.loops.get_mut(&number)?;
         device.holds += 1;
-        let hold = Hold {
-            model: Arc::clone(model),
-            number,
-            serial: device.serial,
-        };
+        let hold = Hold { model: Arc::clone(model), number, serial: device.serial };
         Some(AttachedLoop::new(number, Box::new(hold)))
     }
 }
@@ -160,10 +161,7 @@ pub(super) fn tree_at(
             ..root_entry()
         };
         let root = Node {
-            identity: FileIdentity {
-                device: entry.device,
-                inode: 1000 + u64::from(number),
-            },
+            identity: FileIdentity { device: entry.device, inode: 1000 + u64::from(number) },
             kind: NodeKind::BlockDevice(DeviceNumber::of_loop(number)),
         };
         let keeps = None;
@@ -178,18 +176,11 @@ pub(super) fn tree_at(
         return Err(failed(Errno::EINVAL));
     }
     let Some(mount) = model.containing(&path) else {
-        let entry = MountEntry {
-            device: root.identity.device,
-            root: path,
-            ..root_entry()
-        };
+        let entry = MountEntry { device: root.identity.device, root: path, ..root_entry() };
         let keeps = None;
         return Ok(FakeMount { entry, root, keeps });
     };
-    let mut inner = FakeMount {
-        root,
-        ..mount.clone()
-    };
+    let mut inner = FakeMount { root, ..mount.clone() };
     let below = path.strip_prefix(&mount.entry.mount_point);
     inner.entry.root = mount.entry.root.join(below.unwrap_or(&path));
     Ok(inner)
@@ -221,10 +212,7 @@ pub(super) fn filesystem_mount(request: &FilesystemMount<'_>, place: PathBuf) ->
             filesystem_read_only: request.attributes.read_only,
             ..root_entry()
         },
-        root: Node {
-            identity: FileIdentity { device, inode },
-            kind: NodeKind::Directory,
-        },
+        root: Node { identity: FileIdentity { device, inode }, kind: NodeKind::Directory },
         keeps: Some(number),
     }
 }
@@ -270,16 +258,12 @@ pub(super) fn path_of(fd: BorrowedFd<'_>) -> PathBuf {
 pub(super) fn status_for(
     number: u32,
     metadata: &std::fs::Metadata,
-    options: LoopOptions,
+    options: LoopOptions<'_>,
 ) -> LoopStatus {
-    let part = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
     LoopStatus {
         number,
         backing: FileIdentity {
-            device: DeviceNumber {
-                major: part(nix::sys::stat::major(metadata.dev())),
-                minor: part(nix::sys::stat::minor(metadata.dev())),
-            },
+            device: DeviceNumber::of_stat(metadata.dev()),
             inode: metadata.ino(),
         },
         backing_device: None,
@@ -287,5 +271,6 @@ pub(super) fn status_for(
         autoclear: options.autoclear,
         direct_io: options.direct_io != DirectIo::Off,
         partial: false,
+        label: options.label.to_owned(),
     }
 }

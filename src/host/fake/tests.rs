@@ -4,7 +4,8 @@ use super::*;
 use crate::host::RootOwner;
 use crate::volume::{Allocation, DirectIo};
 
-const OPTIONS: LoopOptions = LoopOptions {
+const OPTIONS: LoopOptions<'static> = LoopOptions {
+    label: "v-test",
     read_only: false,
     autoclear: true,
     direct_io: DirectIo::Auto,
@@ -18,17 +19,8 @@ fn image(home: &Path, filesystem: Filesystem, host: &FakeHost) -> std::fs::File 
     let options = options.read(true).write(true).create_new(true);
     let file = options.open(path).unwrap();
     file.set_len(1 << 30).unwrap();
-    let root = RootOwner {
-        mode: 0o777,
-        uid: 0,
-        gid: 0,
-    };
-    let recipe = FormatRecipe {
-        filesystem,
-        sector: 4096,
-        options: &[],
-        root,
-    };
+    let root = RootOwner { mode: 0o777, uid: 0, gid: 0 };
+    let recipe = FormatRecipe { filesystem, sector: 4096, options: &[], root };
     host.format(file.as_fd(), &recipe).unwrap();
     assert!(host.format(file.as_fd(), &recipe).is_err());
     file
@@ -56,14 +48,10 @@ fn a_loop_volume_lives_its_life() {
         host.mount(&request).unwrap();
         attached.release();
         let read_only = MountAttributes::default().or_read_only(true);
-        host.bind(BindSource::Path(&staging), &target, read_only)
-            .unwrap();
+        host.bind(BindSource::Path(&staging), &target, read_only).unwrap();
         let table = host.mounts().unwrap();
         let top = table.top_at(&target).unwrap();
-        assert!(
-            top.is_read_only() && top.mounted_loop() == Some(0),
-            "{top:?}"
-        );
+        assert!(top.is_read_only() && top.mounted_loop() == Some(0), "{top:?}");
         assert_eq!(host.node(&target).unwrap(), host.node(&staging).unwrap());
         assert!(host.remove_mount_point(&target).is_err());
 
@@ -91,8 +79,7 @@ fn a_device_node_does_not_hold_its_loop() {
     let target = home.path().canonicalize().unwrap().join("device");
     host.make_mount_point(&target, MountPoint::File).unwrap();
     let node = loop_path(attached.number);
-    host.bind(BindSource::Path(&node), &target, MountAttributes::default())
-        .unwrap();
+    host.bind(BindSource::Path(&node), &target, MountAttributes::default()).unwrap();
     let table = host.mounts().unwrap();
     assert_eq!(table.top_at(&target).unwrap().bound_loop_node(), Some(0));
     attached.release();
@@ -113,13 +100,7 @@ fn a_fault_strikes_once_and_a_reboot_forgets() {
         host.make_mount_point(place, MountPoint::Directory).unwrap();
     }
     let open = std::fs::File::open(&from).unwrap();
-    let bind = || {
-        host.bind(
-            BindSource::Fd(open.as_fd()),
-            &to,
-            MountAttributes::default(),
-        )
-    };
+    let bind = || host.bind(BindSource::Fd(open.as_fd()), &to, MountAttributes::default());
     assert_eq!(bind().unwrap_err().errno(), Some(Errno::ENOMEM));
     bind().unwrap();
     let table = host.mounts().unwrap();
@@ -127,10 +108,7 @@ fn a_fault_strikes_once_and_a_reboot_forgets() {
     let identity = host.node(&from).unwrap().unwrap().identity;
     assert_eq!((&shown.root, shown.device), (&from, identity.device));
     assert_eq!(host.node(&to).unwrap().unwrap().identity, identity);
-    assert_eq!(
-        host.take_calls(),
-        ["make_mount_point", "make_mount_point", "bind"]
-    );
+    assert_eq!(host.take_calls(), ["make_mount_point", "make_mount_point", "bind"]);
     host.reboot();
     assert_eq!(host.mount_points(), Vec::<PathBuf>::new());
 }

@@ -1,13 +1,10 @@
-//! Runs the system's programs: mkfs and e2fsck.
+//! Runs the system's programs: mkfs, e2fsck and resize2fs.
 //!
 //! Invariants: programs are found once, in fixed directories, never by the caller's PATH; they run with an empty
 //! environment in the C locale, without anything on standard input, and never through a shell.
 //!
 //! Must not: be used on a hot path.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the one place that runs programs"
-)]
+#![expect(clippy::disallowed_methods, reason = "the one place that runs programs")]
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -16,14 +13,8 @@ use std::sync::OnceLock;
 
 use crate::host::CommandError;
 
-const DIRECTORIES: [&str; 6] = [
-    "/usr/sbin",
-    "/usr/bin",
-    "/sbin",
-    "/bin",
-    "/usr/local/sbin",
-    "/usr/local/bin",
-];
+const DIRECTORIES: [&str; 6] =
+    ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin"];
 
 /// As much of a program's complaint as goes into an error.
 const TAIL: usize = 2000;
@@ -43,6 +34,7 @@ pub(super) struct Program {
 pub(super) struct Programs {
     pub(super) mke2fs: Program,
     pub(super) e2fsck: Program,
+    pub(super) resize2fs: Program,
     pub(super) mkfs_xfs: Program,
     pub(super) mkfs_btrfs: Program,
 }
@@ -53,6 +45,7 @@ impl Programs {
         Self {
             mke2fs: Program::find("mke2fs", "e2fsprogs"),
             e2fsck: Program::find("e2fsck", "e2fsprogs"),
+            resize2fs: Program::find("resize2fs", "e2fsprogs"),
             mkfs_xfs: Program::find("mkfs.xfs", "xfsprogs"),
             mkfs_btrfs: Program::find("mkfs.btrfs", "btrfs-progs"),
         }
@@ -65,20 +58,14 @@ impl Program {
             .iter()
             .map(|directory| Path::new(directory).join(name))
             .find(|path| path.is_file());
-        Self {
-            name,
-            package,
-            path,
-            version: OnceLock::new(),
-            features: OnceLock::new(),
-        }
+        Self { name, package, path, version: OnceLock::new(), features: OnceLock::new() }
     }
 
     fn output(&self, arguments: &[impl AsRef<OsStr>]) -> Result<Output, CommandError> {
-        let path = self.path.as_deref().ok_or(CommandError::Missing {
-            program: self.name,
-            package: self.package,
-        })?;
+        let path = self
+            .path
+            .as_deref()
+            .ok_or(CommandError::Missing { program: self.name, package: self.package })?;
         Command::new(path)
             .args(arguments)
             .env_clear()
@@ -87,10 +74,7 @@ impl Program {
             .current_dir("/")
             .stdin(Stdio::null())
             .output()
-            .map_err(|source| CommandError::Start {
-                program: self.name,
-                source,
-            })
+            .map_err(|source| CommandError::Start { program: self.name, source })
     }
 
     /// Runs it; `accepted` are the exit codes that mean success.
@@ -100,11 +84,7 @@ impl Program {
         accepted: &[i32],
     ) -> Result<(), CommandError> {
         let output = self.output(arguments)?;
-        if output
-            .status
-            .code()
-            .is_some_and(|code| accepted.contains(&code))
-        {
+        if output.status.code().is_some_and(|code| accepted.contains(&code)) {
             return Ok(());
         }
         // e2fsck tells its findings on standard output.
@@ -132,9 +112,7 @@ impl Program {
     pub(super) fn lists_feature(&self, feature: &str) -> bool {
         self.features
             .get_or_init(|| {
-                self.output(&["-O", "list-all"])
-                    .map(|output| printed(&output))
-                    .unwrap_or_default()
+                self.output(&["-O", "list-all"]).map(|output| printed(&output)).unwrap_or_default()
             })
             .split_ascii_whitespace()
             .any(|word| word == feature)
@@ -153,11 +131,7 @@ fn printed(output: &Output) -> String {
 fn tail(text: &[u8]) -> String {
     let start = text.len().saturating_sub(TAIL);
     let text = String::from_utf8_lossy(text.get(start..).unwrap_or_default());
-    let lines: Vec<&str> = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect();
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     lines.join("; ")
 }
 
@@ -190,10 +164,7 @@ mod tests {
     fn a_missing_program_names_its_package() {
         let missing = Program::find("mkfs.orlop-none", "orlop-none");
         let error = missing.run(&["-V"], &[0]).unwrap_err();
-        assert!(
-            error.to_string().contains("install the package orlop-none"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("install the package orlop-none"), "{error}");
         assert_eq!(missing.version(), None);
     }
 
@@ -202,10 +173,7 @@ mod tests {
         let shell = Program::find("sh", "dash");
         let fails = shell.run(&["-c", "echo one; echo two >&2; exit 3"], &[0]);
         let text = fails.unwrap_err().to_string();
-        assert!(
-            text.contains("exit status: 3") && text.contains("two"),
-            "{text}"
-        );
+        assert!(text.contains("exit status: 3") && text.contains("two"), "{text}");
         assert!(shell.run(&["-c", "exit 1"], &[0, 1]).is_ok());
     }
 }

@@ -55,12 +55,47 @@ pub(super) fn repair(
         Filesystem::Ext4 => {
             // 1: errors were corrected.
             let device = loop_path(loop_number);
-            programs
-                .e2fsck
-                .run(&["-p".as_ref(), device.as_os_str()], &[0, 1])?;
+            programs.e2fsck.run(&["-p".as_ref(), device.as_os_str()], &[0, 1])?;
             Ok(())
         }
         // Both replay their logs at mount, and have no repair that never guesses.
+        Filesystem::Xfs | Filesystem::Btrfs => Ok(()),
+    }
+}
+
+/// The number of `CAP_SYS_RESOURCE` (capabilities(7)).
+const CAP_SYS_RESOURCE: u32 = 24;
+
+/// The kernel lets ext4 grow while mounted only for a process with `CAP_SYS_RESOURCE`.
+pub(super) fn can_grow_mounted(filesystem: Filesystem) -> bool {
+    match filesystem {
+        Filesystem::Xfs | Filesystem::Btrfs => true,
+        Filesystem::Ext4 => {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+            let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+            let effective =
+                effective.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok());
+            // What cannot be read is left to the kernel to refuse.
+            effective.is_none_or(|bits| bits & (1 << CAP_SYS_RESOURCE) != 0)
+        }
+    }
+}
+
+pub(super) fn grow_unmounted(
+    programs: &Programs,
+    loop_number: u32,
+    filesystem: Filesystem,
+) -> Result<(), HostError> {
+    match filesystem {
+        Filesystem::Ext4 => {
+            let device = loop_path(loop_number);
+            // resize2fs wants the filesystem checked; killed half-way it leaves a mark that asks for another check.
+            let check = [OsStr::new("-f"), OsStr::new("-p"), device.as_os_str()];
+            programs.e2fsck.run(&check, &[0, 1])?;
+            programs.resize2fs.run(&[device.as_os_str()], &[0])?;
+            Ok(())
+        }
+        // These only grow while mounted, and there they always can.
         Filesystem::Xfs | Filesystem::Btrfs => Ok(()),
     }
 }
@@ -82,10 +117,7 @@ pub(super) fn grow(
     };
     if (filesystem, grown) == (Filesystem::Ext4, Err(Errno::EPERM)) {
         return Err(HostError::Unsupported {
-            what: format!(
-                "the kernel does not grow the ext4 at {}",
-                mount_point.display()
-            ),
+            what: format!("the kernel does not grow the ext4 at {}", mount_point.display()),
             remedy: "it needs the capability CAP_SYS_RESOURCE, which a privileged container has, and a filesystem without recorded errors",
         });
     }
@@ -102,10 +134,7 @@ fn grow_ext4(mount: BorrowedFd<'_>, device: ByteSize) -> nix::Result<()> {
 
 fn grow_xfs(mount: BorrowedFd<'_>, device: ByteSize) -> nix::Result<()> {
     let geometry = sys::xfs_geometry(mount)?;
-    let blocks = device
-        .bytes()
-        .checked_div(u64::from(geometry.block_size))
-        .ok_or(Errno::EINVAL)?;
+    let blocks = device.bytes().checked_div(u64::from(geometry.block_size)).ok_or(Errno::EINVAL)?;
     if blocks == geometry.data_blocks {
         return Ok(());
     }

@@ -47,10 +47,7 @@ pub(super) fn format(
         return Err(refused(image, "not an image file, so it is not formatted"));
     }
     if probe(image)?.is_some() {
-        return Err(refused(
-            image,
-            "the image has a filesystem already, so it is not formatted",
-        ));
+        return Err(refused(image, "the image has a filesystem already, so it is not formatted"));
     }
     let reserved = metadata.blocks().saturating_mul(512) >= metadata.len();
     fault::point!("host.format.start").map_err(failed)?;
@@ -70,10 +67,7 @@ pub(super) fn format(
 }
 
 fn refused(image: BorrowedFd<'_>, what: &str) -> HostError {
-    HostError::Unexpected {
-        what: what.to_owned(),
-        path: fd_path(image),
-    }
+    HostError::Unexpected { what: what.to_owned(), path: fd_path(image) }
 }
 
 /// mkfs may zero ranges of a file by punching holes; this fills them, and leaves what is written alone.
@@ -104,10 +98,7 @@ fn command_for<'a>(
 }
 
 fn pinned(settings: &[(&'static str, &'static str, &str)]) -> Vec<Setting> {
-    settings
-        .iter()
-        .map(|(flag, key, value)| (*flag, *key, (*value).to_owned()))
-        .collect()
+    settings.iter().map(|(flag, key, value)| (*flag, *key, (*value).to_owned())).collect()
 }
 
 fn ext4_settings() -> Vec<Setting> {
@@ -161,9 +152,8 @@ fn btrfs_settings(has_block_group_tree: bool) -> Vec<Setting> {
 /// What the class asks for replaces what is pinned.
 fn merge(mut settings: Vec<Setting>, options: &[MkfsOption]) -> Vec<Setting> {
     for option in options {
-        let place = settings
-            .iter_mut()
-            .find(|(flag, key, _)| (*flag, *key) == (option.flag, option.key));
+        let place =
+            settings.iter_mut().find(|(flag, key, _)| (*flag, *key) == (option.flag, option.key));
         match place {
             Some((_, _, value)) => value.clone_from(&option.value),
             None => settings.push((option.flag, option.key, option.value.clone())),
@@ -186,9 +176,7 @@ fn arguments(settings: Vec<Setting>) -> Vec<String> {
             None => flags.push((flag, vec![text])),
         }
     }
-    let words = flags
-        .into_iter()
-        .flat_map(|(flag, texts)| [flag.to_owned(), texts.join(",")]);
+    let words = flags.into_iter().flat_map(|(flag, texts)| [flag.to_owned(), texts.join(",")]);
     words.filter(|word| !word.is_empty()).collect()
 }
 
@@ -203,15 +191,12 @@ fn prepare_root(
     let attached = loops.attach(
         image,
         LoopOptions {
+            label: "orlop-mkfs",
             read_only: false,
             autoclear: true,
             direct_io: DirectIo::Off,
             sector: recipe.sector,
-            allocation: if reserved {
-                Allocation::Thick
-            } else {
-                Allocation::Thin
-            },
+            allocation: if reserved { Allocation::Thick } else { Allocation::Thin },
         },
     )?;
     let number = attached.number;
@@ -229,11 +214,7 @@ fn prepare_root(
     if gone {
         Ok(())
     } else {
-        Err(HostError::call(
-            "wait for the end of",
-            loop_path(number),
-            Errno::EBUSY,
-        ))
+        Err(HostError::call("wait for the end of", loop_path(number), Errno::EBUSY))
     }
 }
 
@@ -266,11 +247,7 @@ fn set_root(mount: &OwnedFd, root: RootOwner) -> nix::Result<()> {
         Err(e) => return Err(e),
     }
     // Changing the owner clears set-id bits, so the mode comes second.
-    fchown(
-        directory.as_fd(),
-        Some(Uid::from_raw(root.uid)),
-        Some(Gid::from_raw(root.gid)),
-    )?;
+    fchown(directory.as_fd(), Some(Uid::from_raw(root.uid)), Some(Gid::from_raw(root.gid)))?;
     fchmod(&directory, Mode::from_bits_truncate(root.mode))?;
     syncfs(&directory)
 }
@@ -280,11 +257,7 @@ mod tests {
     use super::*;
 
     fn option(flag: &'static str, key: &'static str, value: &str) -> MkfsOption {
-        MkfsOption {
-            flag,
-            key,
-            value: value.to_owned(),
-        }
+        MkfsOption { flag, key, value: value.to_owned() }
     }
 
     #[test]
@@ -301,25 +274,16 @@ mod tests {
     #[test]
     fn old_versions_get_nothing_that_they_do_not_know() {
         let words = arguments(xfs_settings(4096, (5, 6))).join(" ");
-        assert!(
-            !words.contains("bigtime") && !words.contains("nrext64"),
-            "{words}"
-        );
+        assert!(!words.contains("bigtime") && !words.contains("nrext64"), "{words}");
         let words = arguments(xfs_settings(4096, (6, 12))).join(" ");
-        assert!(
-            words.ends_with("nrext64=0,exchange=0 -n parent=0"),
-            "{words}"
-        );
+        assert!(words.ends_with("nrext64=0,exchange=0 -n parent=0"), "{words}");
     }
 
     #[test]
     fn ext4_joins_extended_options() {
         let options = [option("-E", "stride", "2"), option("-m", "", "5")];
         let words = arguments(merge(ext4_settings(), &options)).join(" ");
-        assert!(
-            words.ends_with("-I 256 -m 5 -E nodiscard,stride=2"),
-            "{words}"
-        );
+        assert!(words.ends_with("-I 256 -m 5 -E nodiscard,stride=2"), "{words}");
     }
 
     #[test]
@@ -329,10 +293,6 @@ mod tests {
             arguments(xfs_settings(4096, (9, 9))),
             arguments(btrfs_settings(true)),
         ];
-        assert!(
-            all.iter()
-                .flatten()
-                .all(|word| !matches!(word.as_str(), "-f" | "-F" | "--force"))
-        );
+        assert!(all.iter().flatten().all(|word| !matches!(word.as_str(), "-f" | "-F" | "--force")));
     }
 }

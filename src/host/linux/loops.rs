@@ -9,7 +9,6 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,7 +17,6 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, fstat};
 
-use super::mounts::{device_number, fd_path};
 use super::sys;
 use crate::fault;
 use crate::host::{
@@ -68,22 +66,19 @@ fn open_node(number: u32, mode: OFlag) -> Result<File, HostError> {
         Ok(node) => node,
         Err(Errno::ENOENT) if sysfs(number, "").exists() => {
             return Err(HostError::Unsupported {
-                what: format!(
-                    "loop device {number} exists, but {} does not",
-                    path.display()
-                ),
+                what: format!("loop device {number} exists, but {} does not", path.display()),
                 remedy: MOUNT_DEV,
             });
         }
         Err(e) => return Err(HostError::call("open", path, e)),
     };
     let stat = fstat(&node).map_err(|e| HostError::call("stat", &path, e))?;
-    if device_number(stat.st_rdev) != DeviceNumber::of_loop(number) {
+    if DeviceNumber::of_stat(stat.st_rdev) != DeviceNumber::of_loop(number) {
         return Err(HostError::Unsupported {
             what: format!(
                 "{} has the device number {} instead of {}",
                 path.display(),
-                device_number(stat.st_rdev),
+                DeviceNumber::of_stat(stat.st_rdev),
                 DeviceNumber::of_loop(number)
             ),
             remedy: "load the kernel module loop without max_part",
@@ -97,12 +92,7 @@ fn open_if_there(number: u32) -> Result<Option<File>, HostError> {
     match open_node(number, OFlag::O_RDONLY) {
         Ok(device) => Ok(Some(device)),
         // A device on its way out answers the last two.
-        Err(e)
-            if matches!(
-                e.errno(),
-                Some(Errno::ENOENT | Errno::ENXIO | Errno::ENODEV)
-            ) =>
-        {
+        Err(e) if matches!(e.errno(), Some(Errno::ENOENT | Errno::ENXIO | Errno::ENODEV)) => {
             Ok(None)
         }
         Err(e) => Err(e),
@@ -118,16 +108,19 @@ fn status_of(device: &File, number: u32) -> Result<Option<LoopStatus>, HostError
     let has = |flag| info.flags & flag != 0;
     Ok(Some(LoopStatus {
         number,
-        backing: FileIdentity {
-            device: device_number(info.device),
-            inode: info.inode,
-        },
-        backing_device: (info.rdevice != 0).then(|| device_number(info.rdevice)),
+        backing: FileIdentity { device: DeviceNumber::of_stat(info.device), inode: info.inode },
+        backing_device: (info.rdevice != 0).then(|| DeviceNumber::of_stat(info.rdevice)),
         read_only: has(sys::LO_FLAGS_READ_ONLY),
         autoclear: has(sys::LO_FLAGS_AUTOCLEAR),
         direct_io: has(sys::LO_FLAGS_DIRECT_IO),
         partial: info.offset != 0 || info.size_limit != 0,
+        label: label_of(&info),
     }))
+}
+
+fn label_of(info: &sys::LoopInfo) -> String {
+    let name = info.file_name.split(|byte| *byte == 0).next();
+    String::from_utf8_lossy(name.unwrap_or_default()).into_owned()
 }
 
 /// N of every entry `loopN` of a directory.
@@ -147,10 +140,9 @@ fn numbers_in(directory: &str) -> Result<Vec<u32>, HostError> {
 pub(super) fn all() -> Result<Vec<LoopStatus>, HostError> {
     let numbers = match numbers_in("/sys/block") {
         // The kernel has the directory `loop` while a file is attached.
-        Ok(numbers) => numbers
-            .into_iter()
-            .filter(|&number| sysfs(number, "loop").exists())
-            .collect(),
+        Ok(numbers) => {
+            numbers.into_iter().filter(|&number| sysfs(number, "loop").exists()).collect()
+        }
         Err(_no_sysfs) => numbers_in("/dev")?,
     };
     let mut found = Vec::new();
@@ -216,7 +208,7 @@ impl Loops {
     pub(super) fn attach(
         &self,
         image: BorrowedFd<'_>,
-        options: LoopOptions,
+        options: LoopOptions<'_>,
     ) -> Result<AttachedLoop, HostError> {
         let (number, device) = self.configure_any(image, options)?;
         match finish(&device, number, options) {
@@ -234,28 +226,26 @@ impl Loops {
     fn configure_any(
         &self,
         image: BorrowedFd<'_>,
-        options: LoopOptions,
+        options: LoopOptions<'_>,
     ) -> Result<(u32, File), HostError> {
         let control = open_control()?;
-        let info = loop_info(image, options);
         let _alone = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut last = (Errno::EBUSY, 0);
+        let mut last = None;
         for attempt in 0..ATTEMPTS {
             let number = sys::loop_get_free(control.as_fd())
                 .map_err(|e| HostError::call("find a free loop device with", CONTROL, e))?;
             renew_if_spoilt(&control, number, options.allocation);
-            let device = open_new(number)?;
-            match configure(&device, image, options, info) {
-                Ok(()) => return Ok((number, device)),
-                // Somebody else was faster, or the device is being taken down.
-                Err(e @ (Errno::EBUSY | Errno::ENXIO)) => last = (e, number),
-                Err(e) => return Err(explain_configure(e, number)),
+            match open_new(number).and_then(|device| take(device, number, image, options)) {
+                Ok(device) => return Ok((number, device)),
+                // Somebody else was faster, or the device is being taken down or made anew.
+                Err(e) if lost_race(&e) => last = Some(e),
+                Err(e) => return Err(e),
             }
-            drop(device);
             let pause = Duration::from_millis(u64::from(attempt));
             let _time_is_up = wait_until(pause, || false);
         }
-        Err(explain_configure(last.0, last.1))
+        Err(last
+            .unwrap_or_else(|| HostError::call("set up a loop device with", CONTROL, Errno::EBUSY)))
     }
 }
 
@@ -283,7 +273,7 @@ fn open_new(number: u32) -> Result<File, HostError> {
     open_node(number, OFlag::O_RDWR)
 }
 
-fn loop_info(image: BorrowedFd<'_>, options: LoopOptions) -> sys::LoopInfo {
+fn loop_info(options: LoopOptions<'_>) -> sys::LoopInfo {
     let mut info = sys::LoopInfo::EMPTY;
     for (wanted, flag) in [
         (options.read_only, sys::LO_FLAGS_READ_ONLY),
@@ -292,44 +282,49 @@ fn loop_info(image: BorrowedFd<'_>, options: LoopOptions) -> sys::LoopInfo {
     ] {
         info.flags |= if wanted { flag } else { 0 };
     }
-    // For `losetup -a`; the last byte stays NUL.
-    let hint = fd_path(image);
+    // The last byte stays NUL.
     let places = info.file_name.iter_mut().take(63);
-    for (place, byte) in places.zip(hint.as_os_str().as_bytes()) {
-        *place = *byte;
+    for (place, byte) in places.zip(options.label.bytes()) {
+        *place = byte;
     }
     info
 }
 
-fn configure(
-    device: &File,
-    image: BorrowedFd<'_>,
-    options: LoopOptions,
-    mut info: sys::LoopInfo,
-) -> nix::Result<()> {
-    match sys::loop_configure(device.as_fd(), image, options.sector, info) {
-        // Some kernels refuse a sector that direct I/O to the file below cannot have, others fall back by themselves.
-        Err(Errno::EINVAL) if options.direct_io == DirectIo::Auto => {
-            info.flags &= !sys::LO_FLAGS_DIRECT_IO;
-            sys::loop_configure(device.as_fd(), image, options.sector, info)
-        }
-        result => result,
-    }
+fn lost_race(error: &HostError) -> bool {
+    matches!(error.errno(), Some(Errno::EBUSY | Errno::ENXIO | Errno::ENODEV | Errno::ENOENT))
 }
 
-fn explain_configure(errno: Errno, number: u32) -> HostError {
-    // What kernels without LOOP_CONFIGURE answer.
-    if matches!(errno, Errno::EINVAL | Errno::ENXIO | Errno::ENOTTY) {
-        return HostError::Unsupported {
+/// Gives a free device the image.
+fn take(
+    device: File,
+    number: u32,
+    image: BorrowedFd<'_>,
+    options: LoopOptions<'_>,
+) -> Result<File, HostError> {
+    let mut info = loop_info(options);
+    let mut taken = sys::loop_configure(device.as_fd(), image, options.sector, info);
+    if taken == Err(Errno::EINVAL) && options.direct_io == DirectIo::Auto {
+        // Some kernels refuse a sector that direct I/O to the file below cannot have, others fall back by themselves.
+        info.flags &= !sys::LO_FLAGS_DIRECT_IO;
+        taken = sys::loop_configure(device.as_fd(), image, options.sector, info);
+    }
+    match taken {
+        Ok(()) => Ok(device),
+        Err(errno @ (Errno::EINVAL | Errno::ENOTTY)) => Err(HostError::Unsupported {
             what: format!("the kernel refuses to set up a loop device ({errno})"),
             remedy: "Linux 5.8 or newer is needed, and a filesystem below that can hold images; try directIO: auto",
-        };
+        }),
+        // ENXIO: a device on its way out, or (each time) a kernel without LOOP_CONFIGURE.
+        Err(errno) => Err(HostError::call(
+            "set up (LOOP_CONFIGURE, Linux 5.8 or newer)",
+            loop_path(number),
+            errno,
+        )),
     }
-    HostError::call("set up", loop_path(number), errno)
 }
 
 /// Checks what the kernel made of the request, and settles discards, before anybody learns of the device.
-fn finish(device: &File, number: u32, options: LoopOptions) -> Result<AttachedLoop, HostError> {
+fn finish(device: &File, number: u32, options: LoopOptions<'_>) -> Result<AttachedLoop, HostError> {
     let failed = |e| HostError::call("set up", loop_path(number), e);
     fault::point!("host.attach.configured").map_err(failed)?;
     let status = status_of(device, number)?
@@ -405,15 +400,10 @@ fn settle_discards(number: u32, allocation: Allocation) -> Result<(), HostError>
     if read_number(&path) == Some(0) {
         return Ok(());
     }
-    let why = written
-        .err()
-        .map_or_else(String::new, |e| format!(" ({e})"));
+    let why = written.err().map_or_else(String::new, |e| format!(" ({e})"));
     let device = loop_path(number);
     Err(HostError::Unsupported {
-        what: format!(
-            "discards of {} cannot be switched off{why}",
-            device.display()
-        ),
+        what: format!("discards of {} cannot be switched off{why}", device.display()),
         remedy: "sysfs is not writable: mount the host's /sys read-write into the driver",
     })
 }

@@ -7,15 +7,17 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, umount2};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat, lstat, major, minor};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, lstat};
 use nix::unistd::{UnlinkatFlags, mkdir, unlinkat};
 use sys_mount::MountFlags;
 
+use super::loops::wait_until;
 use super::sys;
 use crate::fault;
 use crate::host::{
@@ -27,12 +29,13 @@ use crate::volume::MountAttributes;
 // Not /proc/self: a mount namespace belongs to a thread, and that one shows the main thread's.
 const MOUNT_INFO: &str = "/proc/thread-self/mountinfo";
 
+/// How long EBUSY may be an accident.
+const BUSY_WAIT: Duration = Duration::from_millis(50);
+
 pub(super) fn read_table() -> Result<MountTable, HostError> {
     let text = std::fs::read(MOUNT_INFO).map_err(|e| HostError::call("read", MOUNT_INFO, e))?;
-    MountTable::parse(&text).map_err(|e| HostError::Unexpected {
-        what: e.to_string(),
-        path: PathBuf::from(MOUNT_INFO),
-    })
+    MountTable::parse(&text)
+        .map_err(|e| HostError::Unexpected { what: e.to_string(), path: PathBuf::from(MOUNT_INFO) })
 }
 
 pub(super) fn canonical(path: &Path) -> Result<Option<PathBuf>, HostError> {
@@ -51,14 +54,6 @@ pub(super) fn canonical(path: &Path) -> Result<Option<PathBuf>, HostError> {
     }
 }
 
-pub(super) fn device_number(device: u64) -> DeviceNumber {
-    let part = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
-    DeviceNumber {
-        major: part(major(device)),
-        minor: part(minor(device)),
-    }
-}
-
 fn file_type(stat: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
 }
@@ -70,13 +65,10 @@ pub(super) fn node(path: &Path) -> Result<Option<Node>, HostError> {
     let kind = match file_type(&stat) {
         SFlag::S_IFDIR => NodeKind::Directory,
         SFlag::S_IFREG => NodeKind::File,
-        SFlag::S_IFBLK => NodeKind::BlockDevice(device_number(stat.st_rdev)),
+        SFlag::S_IFBLK => NodeKind::BlockDevice(DeviceNumber::of_stat(stat.st_rdev)),
         _ => NodeKind::Other,
     };
-    let identity = FileIdentity {
-        device: device_number(stat.st_dev),
-        inode: stat.st_ino,
-    };
+    let identity = FileIdentity { device: DeviceNumber::of_stat(stat.st_dev), inode: stat.st_ino };
     Ok(Some(Node { identity, kind }))
 }
 
@@ -145,10 +137,7 @@ fn check_empty_file(path: &Path) -> Result<(), HostError> {
 }
 
 fn unexpected(path: &Path, what: &str) -> HostError {
-    HostError::Unexpected {
-        what: what.to_owned(),
-        path: path.to_owned(),
-    }
+    HostError::Unexpected { what: what.to_owned(), path: path.to_owned() }
 }
 
 pub(super) fn remove_mount_point(path: &Path) -> Result<(), HostError> {
@@ -284,9 +273,7 @@ pub(super) fn mount(request: &FilesystemMount<'_>) -> Result<(), HostError> {
     let place_path = format!("/proc/self/fd/{}", place.as_raw_fd());
     let (flags, data) = mount_arguments(request);
     fault::point!("host.mount.start").map_err(|e| HostError::call("mount", target, e))?;
-    let mut builder = sys_mount::Mount::builder()
-        .fstype(request.filesystem.as_str())
-        .flags(flags);
+    let mut builder = sys_mount::Mount::builder().fstype(request.filesystem.as_str()).flags(flags);
     if !data.is_empty() {
         builder = builder.data(&data);
     }
@@ -323,7 +310,14 @@ pub(super) fn unmount(target: &Path) -> Result<(), HostError> {
     let path =
         canonical(target)?.ok_or_else(|| HostError::call("unmount", target, Errno::ENOENT))?;
     fault::point!("host.unmount.start").map_err(|e| HostError::call("unmount", &path, e))?;
-    umount2(&path, MntFlags::UMOUNT_NOFOLLOW).map_err(|e| HostError::call("unmount", &path, e))?;
+    let mut result = Ok(());
+    // A program that another thread starts has copies of this process's descriptors until its exec, so EBUSY may be
+    // over in a moment.
+    wait_until(BUSY_WAIT, || {
+        result = umount2(&path, MntFlags::UMOUNT_NOFOLLOW);
+        result != Err(Errno::EBUSY)
+    });
+    result.map_err(|e| HostError::call("unmount", &path, e))?;
     fault::point!("host.unmount.done").map_err(|e| HostError::call("unmount", &path, e))
 }
 
@@ -340,10 +334,7 @@ mod tests {
         assert_eq!(canonical(Path::new("/no-such/one")).unwrap(), None);
         assert_eq!(
             canonical(Path::new("/tmp/x/")).unwrap(),
-            Path::new("/tmp")
-                .canonicalize()
-                .ok()
-                .map(|tmp| tmp.join("x"))
+            Path::new("/tmp").canonicalize().ok().map(|tmp| tmp.join("x"))
         );
     }
 
@@ -378,17 +369,11 @@ mod tests {
             loop_number: 0,
             filesystem: Filesystem::Ext4,
             target: Path::new("/x"),
-            attributes: MountAttributes {
-                no_atime: true,
-                ..MountAttributes::default()
-            },
+            attributes: MountAttributes { no_atime: true, ..MountAttributes::default() },
             options: &options,
         });
         assert_eq!(data, "commit=5,context=\"a,b\"");
-        assert_eq!(
-            flags.bits(),
-            libc::MS_SYNCHRONOUS | libc::MS_LAZYTIME | libc::MS_NOATIME
-        );
+        assert_eq!(flags.bits(), libc::MS_SYNCHRONOUS | libc::MS_LAZYTIME | libc::MS_NOATIME);
     }
 
     #[test]

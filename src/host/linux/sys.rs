@@ -154,11 +154,7 @@ mod raw {
     nix::ioctl_write_int_bad!(loop_ctl_remove, 0x4C81);
     nix::ioctl_none_bad!(loop_ctl_get_free, 0x4C82);
     // The header says size_t and int or long, the kernel moves 64 and 32 bits.
-    nix::ioctl_read_bad!(
-        blk_get_size,
-        nix::request_code_read!(0x12, 114, size_of::<usize>()),
-        u64
-    );
+    nix::ioctl_read_bad!(blk_get_size, nix::request_code_read!(0x12, 114, size_of::<usize>()), u64);
     nix::ioctl_read_bad!(
         fs_get_flags,
         nix::request_code_read!(b'f', 1, size_of::<libc::c_long>()),
@@ -290,14 +286,10 @@ pub(super) fn mount_detached(
 /// The first message in the log of a filesystem context, without its severity.
 fn kernel_message(context: OwnedFd) -> String {
     let mut buffer = [0_u8; 512];
-    let length = std::fs::File::from(context)
-        .read(&mut buffer)
-        .unwrap_or_default();
+    let length = std::fs::File::from(context).read(&mut buffer).unwrap_or_default();
     let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default());
     let text = text.trim();
-    text.split_once(' ')
-        .map_or(text, |(_severity, message)| message)
-        .to_owned()
+    text.split_once(' ').map_or(text, |(_severity, message)| message).to_owned()
 }
 
 /// The number of a loop device without a backing file, made if need be.
@@ -406,20 +398,14 @@ pub(super) fn xfs_grow(
     new_blocks: u64,
     inode_max_percent: u32,
 ) -> nix::Result<()> {
-    let request = XfsGrow {
-        new_blocks,
-        inode_max_percent,
-    };
+    let request = XfsGrow { new_blocks, inode_max_percent };
     // SAFETY: `request` is a live `struct xfs_growfs_data`, which the kernel only reads.
     unsafe { raw::xfs_grow(mount.as_raw_fd(), &raw const request) }.map(drop)
 }
 
 /// The argument of the btrfs ioctls that take a name; the last byte stays NUL.
 fn btrfs_args(name: &OsStr) -> nix::Result<BtrfsArgs> {
-    let mut args = BtrfsArgs {
-        fd: 0,
-        name: [0; BTRFS_NAME],
-    };
+    let mut args = BtrfsArgs { fd: 0, name: [0; BTRFS_NAME] };
     let bytes = name.as_bytes();
     if bytes.is_empty() || bytes.len() > 255 || bytes.contains(&0) {
         return Err(Errno::EINVAL);

@@ -1,0 +1,99 @@
+//! `orlop volume`: list volumes, and give up what will not come back.
+
+use std::io::Write;
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::Failure;
+use super::config::PoolArgs;
+use super::table::{self, Output};
+use crate::engine::offline;
+use crate::volume::VolumeId;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum VolumeCommand {
+    /// List the volumes of the configured pools, also while the daemon is down
+    List(ListArgs),
+    /// Give up a volume whose pool will not come back, so that Kubernetes can delete it
+    Forget(ForgetArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    #[command(flatten)]
+    pools: PoolArgs,
+    /// How to print it
+    #[arg(long, short, value_name = "table|json", default_value = "table")]
+    output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ForgetArgs {
+    #[command(flatten)]
+    pools: PoolArgs,
+    /// The volume's id
+    id: VolumeId,
+}
+
+pub(super) fn run(command: &VolumeCommand) -> Result<(), Failure> {
+    match command {
+        VolumeCommand::List(args) => list(args),
+        VolumeCommand::Forget(args) => {
+            offline::forget(&args.pools.root_dir, &args.pools.pools()?, &args.id)?;
+            writeln!(
+                std::io::stdout(),
+                "volume {} is given up: its deletion now succeeds without its pool",
+                args.id
+            )?;
+            Ok(())
+        }
+    }
+}
+
+fn list(args: &ListArgs) -> Result<(), Failure> {
+    let volumes = offline::volumes(&args.pools.pools()?);
+    if args.output == Output::Json {
+        let volumes = volumes.iter().map(|volume| match &volume.record {
+            Ok(record) => json!({
+                "id": volume.id.as_ref().map(ToString::to_string),
+                "name": record.name,
+                "pool": volume.pool,
+                "state": "ready",
+                "backend": record.resolved.backend().as_str(),
+                "sizeBytes": record.size.bytes(),
+                "created": record.created,
+                "onDelete": record.on_delete.as_str(),
+            }),
+            Err(reason) => json!({
+                "key": volume.key.as_str(),
+                "pool": volume.pool,
+                "state": "damaged",
+                "reason": reason,
+            }),
+        });
+        return Ok(table::print_json(&volumes.collect())?);
+    }
+    let rows: Vec<Vec<String>> = volumes
+        .iter()
+        .map(|volume| match &volume.record {
+            Ok(record) => vec![
+                volume.id.as_ref().map_or_else(String::new, ToString::to_string),
+                record.name.escape_default().to_string(),
+                volume.pool.clone(),
+                record.resolved.backend().to_string(),
+                record.size.to_string(),
+                "ready".to_owned(),
+            ],
+            Err(reason) => vec![
+                volume.key.to_string(),
+                String::new(),
+                volume.pool.clone(),
+                String::new(),
+                String::new(),
+                format!("damaged: {reason}"),
+            ],
+        })
+        .collect();
+    Ok(table::print(&["ID", "NAME", "POOL", "BACKEND", "SIZE", "STATE"], &rows)?)
+}

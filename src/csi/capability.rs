@@ -1,0 +1,77 @@
+//! The one list of what the driver says it can do.
+
+use super::proto::{
+    ControllerServiceCapability, NodeServiceCapability, PluginCapability,
+    controller_service_capability::{self, rpc::Type as ControllerRpc},
+    node_service_capability::{self, rpc::Type as NodeRpc},
+    plugin_capability::{
+        self, Service, VolumeExpansion, service::Type as PluginService,
+        volume_expansion::Type as Expansion,
+    },
+};
+
+/// What the configuration turns on or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Features {
+    /// The controller grows volumes. Off where the resizer cannot reach the right node; NodeExpandVolume then does all.
+    pub controller_expand: bool,
+}
+
+/// What the controller can do.
+pub(super) fn controller_rpcs(features: Features) -> Vec<ControllerRpc> {
+    let mut rpcs = vec![
+        ControllerRpc::CreateDeleteVolume,
+        ControllerRpc::ListVolumes,
+        ControllerRpc::GetCapacity,
+        ControllerRpc::GetVolume,
+        // With this and the node's, ReadWriteOnce means one node and ReadWriteOncePod one pod.
+        ControllerRpc::SingleNodeMultiWriter,
+    ];
+    if features.controller_expand {
+        rpcs.push(ControllerRpc::ExpandVolume);
+    }
+    rpcs
+}
+
+/// What the node can do.
+pub(super) const NODE_RPCS: [NodeRpc; 4] = [
+    NodeRpc::StageUnstageVolume,
+    NodeRpc::GetVolumeStats,
+    NodeRpc::ExpandVolume,
+    NodeRpc::SingleNodeMultiWriter,
+];
+
+pub(super) fn controller(features: Features) -> Vec<ControllerServiceCapability> {
+    let wrap = |rpc: ControllerRpc| ControllerServiceCapability {
+        r#type: Some(controller_service_capability::Type::Rpc(
+            controller_service_capability::Rpc { r#type: rpc.into() },
+        )),
+    };
+    controller_rpcs(features).into_iter().map(wrap).collect()
+}
+
+pub(super) fn node() -> Vec<NodeServiceCapability> {
+    let wrap = |rpc: NodeRpc| NodeServiceCapability {
+        r#type: Some(node_service_capability::Type::Rpc(node_service_capability::Rpc {
+            r#type: rpc.into(),
+        })),
+    };
+    NODE_RPCS.into_iter().map(wrap).collect()
+}
+
+pub(super) fn plugin() -> Vec<PluginCapability> {
+    let service = |service: PluginService| PluginCapability {
+        r#type: Some(plugin_capability::Type::Service(Service { r#type: service.into() })),
+    };
+    let expansion = PluginCapability {
+        // Also while it is published, which includes when it is not.
+        r#type: Some(plugin_capability::Type::VolumeExpansion(VolumeExpansion {
+            r#type: Expansion::Online.into(),
+        })),
+    };
+    vec![
+        service(PluginService::ControllerService),
+        service(PluginService::VolumeAccessibilityConstraints),
+        expansion,
+    ]
+}

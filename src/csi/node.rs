@@ -1,0 +1,180 @@
+//! The Node service: parse, run one job, reply. Teardown takes any id and needs no record.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use super::proto::{
+    NodeExpandVolumeRequest, NodeExpandVolumeResponse, NodeGetCapabilitiesRequest,
+    NodeGetCapabilitiesResponse, NodeGetInfoRequest, NodeGetInfoResponse,
+    NodeGetVolumeStatsRequest, NodeGetVolumeStatsResponse, NodePublishVolumeRequest,
+    NodePublishVolumeResponse, NodeStageVolumeRequest, NodeStageVolumeResponse,
+    NodeUnpublishVolumeRequest, NodeUnpublishVolumeResponse, NodeUnstageVolumeRequest,
+    NodeUnstageVolumeResponse, Topology, VolumeUsage, node_server, volume_usage::Unit,
+};
+use super::{Jobs, capability, request, rpc};
+use crate::engine::{self, Engine};
+use crate::volume::VolumeId;
+
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) engine: Arc<Engine>,
+    pub(super) jobs: Arc<Jobs>,
+    pub(super) name: String,
+}
+
+/// What a teardown locks: the volume's key, like every other job on it, or the whole of an id that is not ours.
+fn key_and_lane(id: &str) -> (String, String) {
+    match id.parse::<VolumeId>() {
+        Ok(id) => (id.key.to_string(), id.pool.to_string()),
+        Err(_) => (id.to_owned(), String::new()),
+    }
+}
+
+fn usage(unit: Unit, usage: engine::Usage) -> VolumeUsage {
+    let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    VolumeUsage {
+        unit: unit.into(),
+        total: number(usage.total),
+        used: number(usage.used),
+        available: number(usage.available),
+    }
+}
+
+fn usages(volume: engine::VolumeUsage) -> Vec<VolumeUsage> {
+    match volume {
+        engine::VolumeUsage::Mounted { bytes, inodes } => {
+            let inodes = inodes.map(|inodes| usage(Unit::Inodes, inodes));
+            [Some(usage(Unit::Bytes, bytes)), inodes].into_iter().flatten().collect()
+        }
+        engine::VolumeUsage::Device { total } => {
+            let total = total.as_i64();
+            vec![VolumeUsage { unit: Unit::Bytes.into(), total, used: 0, available: 0 }]
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl node_server::Node for Node {
+    async fn node_stage_volume(
+        &self,
+        request: Request<NodeStageVolumeRequest>,
+    ) -> Result<Response<NodeStageVolumeResponse>, Status> {
+        let request = request.into_inner();
+        rpc::logged("NodeStageVolume", &request.volume_id, async {
+            let stage = request::stage(&request)?;
+            let engine = Arc::clone(&self.engine);
+            let (key, lane) = (stage.id.key.to_string(), stage.id.pool.to_string());
+            self.jobs.change(&key, &lane, move || engine.stage(&stage)).await?;
+            Ok(NodeStageVolumeResponse {})
+        })
+        .await
+    }
+
+    async fn node_unstage_volume(
+        &self,
+        request: Request<NodeUnstageVolumeRequest>,
+    ) -> Result<Response<NodeUnstageVolumeResponse>, Status> {
+        let request = request.into_inner();
+        rpc::logged("NodeUnstageVolume", &request.volume_id, async {
+            let id = request::any_volume_id(&request.volume_id)?.to_owned();
+            let path = request::path("staging_target_path", &request.staging_target_path)?;
+            let (engine, (key, lane)) = (Arc::clone(&self.engine), key_and_lane(&id));
+            self.jobs.change(&key, &lane, move || engine.unstage(&id, &path)).await?;
+            Ok(NodeUnstageVolumeResponse {})
+        })
+        .await
+    }
+
+    async fn node_publish_volume(
+        &self,
+        request: Request<NodePublishVolumeRequest>,
+    ) -> Result<Response<NodePublishVolumeResponse>, Status> {
+        let request = request.into_inner();
+        rpc::logged("NodePublishVolume", &request.volume_id, async {
+            let publish = request::publish(&request)?;
+            let engine = Arc::clone(&self.engine);
+            let (key, lane) = (publish.id.key.to_string(), publish.id.pool.to_string());
+            self.jobs.change(&key, &lane, move || engine.publish(&publish)).await?;
+            Ok(NodePublishVolumeResponse {})
+        })
+        .await
+    }
+
+    async fn node_unpublish_volume(
+        &self,
+        request: Request<NodeUnpublishVolumeRequest>,
+    ) -> Result<Response<NodeUnpublishVolumeResponse>, Status> {
+        let request = request.into_inner();
+        rpc::logged("NodeUnpublishVolume", &request.volume_id, async {
+            let id = request::any_volume_id(&request.volume_id)?;
+            let path = request::path("target_path", &request.target_path)?;
+            let (engine, (key, lane)) = (Arc::clone(&self.engine), key_and_lane(id));
+            self.jobs.change(&key, &lane, move || engine.unpublish(&path)).await?;
+            Ok(NodeUnpublishVolumeResponse {})
+        })
+        .await
+    }
+
+    async fn node_get_volume_stats(
+        &self,
+        request: Request<NodeGetVolumeStatsRequest>,
+    ) -> Result<Response<NodeGetVolumeStatsResponse>, Status> {
+        let request = request.into_inner();
+        rpc::logged("NodeGetVolumeStats", &request.volume_id, async {
+            request::any_volume_id(&request.volume_id)?;
+            let path = request::path("volume_path", &request.volume_path)?;
+            let id = request::volume_id(&request.volume_id)?;
+            let (engine, lane) = (Arc::clone(&self.engine), id.pool.to_string());
+            let usage = self.jobs.read(&lane, move || engine.stats(&id, &path)).await?;
+            Ok(NodeGetVolumeStatsResponse { usage: usages(usage) })
+        })
+        .await
+    }
+
+    async fn node_expand_volume(
+        &self,
+        request: Request<NodeExpandVolumeRequest>,
+    ) -> Result<Response<NodeExpandVolumeResponse>, Status> {
+        let request = request.into_inner();
+        rpc::logged("NodeExpandVolume", &request.volume_id, async {
+            request::any_volume_id(&request.volume_id)?;
+            let path = request::path("volume_path", &request.volume_path)?;
+            let range = request::capacity_range(request.capacity_range.as_ref())?;
+            if request.volume_capability.is_some() {
+                request::capability(request.volume_capability.as_ref())?;
+            }
+            let id = request::volume_id(&request.volume_id)?;
+            let (engine, key, lane) =
+                (Arc::clone(&self.engine), id.key.to_string(), id.pool.to_string());
+            let size = self
+                .jobs
+                .change(&key, &lane, move || engine.node_expand(&id, &path, range))
+                .await?;
+            Ok(NodeExpandVolumeResponse { capacity_bytes: size.as_i64() })
+        })
+        .await
+    }
+
+    async fn node_get_capabilities(
+        &self,
+        _request: Request<NodeGetCapabilitiesRequest>,
+    ) -> Result<Response<NodeGetCapabilitiesResponse>, Status> {
+        let reply = NodeGetCapabilitiesResponse { capabilities: capability::node() };
+        rpc::logged("NodeGetCapabilities", "", async { Ok(reply) }).await
+    }
+
+    async fn node_get_info(
+        &self,
+        _request: Request<NodeGetInfoRequest>,
+    ) -> Result<Response<NodeGetInfoResponse>, Status> {
+        let reply = NodeGetInfoResponse {
+            node_id: self.name.clone(),
+            max_volumes_per_node: i64::from(self.engine.volume_limit()),
+            accessible_topology: Some(Topology {
+                segments: self.engine.topology().clone().into_iter().collect(),
+            }),
+        };
+        rpc::logged("NodeGetInfo", "", async { Ok(reply) }).await
+    }
+}

@@ -1,0 +1,224 @@
+//! The socket, and the life of the server on it.
+//!
+//! The socket is private (mode 0600 from its first moment). A stop ends the listening, lets running jobs finish, and
+//! touches no mount.
+
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::stat::{Mode, umask};
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+
+use super::controller::Controller;
+use super::identity::Identity;
+use super::node::Node;
+use super::proto::{controller_server, identity_server, node_server};
+use super::{Features, Jobs};
+use crate::engine::Engine;
+
+/// Time between two looks at a pool that is away, or at trash that could not be emptied.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// Where the server listens: a unix socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint(PathBuf);
+
+/// Why a text is no endpoint, or why nobody can listen there.
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointError {
+    /// It is not a unix socket's address.
+    #[error("{0:?} is not an endpoint; give unix:///path/to/csi.sock")]
+    Syntax(String),
+    /// Something that is not a socket lies there.
+    #[error("{} exists and is not a socket; it is left as it is", .0.display())]
+    NotASocket(PathBuf),
+    /// Another process answers there.
+    #[error("another process listens at {}; stop it first", .0.display())]
+    InUse(PathBuf),
+    /// A system call failed.
+    #[error("{operation} {}", path.display())]
+    Io {
+        /// What was tried, as a verb.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The server ended.
+    #[error("serve")]
+    Serve(#[from] tonic::transport::Error),
+}
+
+impl FromStr for Endpoint {
+    type Err = EndpointError;
+
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        let path =
+            text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:")).unwrap_or(text);
+        if path.starts_with('/') && !path.ends_with('/') {
+            Ok(Self(PathBuf::from(path)))
+        } else {
+            Err(EndpointError::Syntax(text.to_owned()))
+        }
+    }
+}
+
+impl Endpoint {
+    /// The socket's path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Binds the socket; a stale one is removed.
+    ///
+    /// # Errors
+    /// Something else is there, or a system call failed.
+    pub fn bind(&self) -> Result<Listener, EndpointError> {
+        let path = &self.0;
+        let failed =
+            |operation| move |source| EndpointError::Io { operation, path: path.clone(), source };
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(failed("create the directory of"))?;
+        }
+        self.remove_stale()?;
+        // The mode must be right from the first moment. Nothing else makes files yet: this runs before the jobs.
+        let before = umask(Mode::from_bits_truncate(0o177));
+        let bound = std::os::unix::net::UnixListener::bind(path);
+        umask(before);
+        let socket = bound.map_err(failed("listen at"))?;
+        socket.set_nonblocking(true).map_err(failed("listen at"))?;
+        Ok(Listener { socket, path: path.clone() })
+    }
+
+    fn remove_stale(&self) -> Result<(), EndpointError> {
+        let path = &self.0;
+        let failed = |source| EndpointError::Io {
+            operation: "remove the stale socket",
+            path: path.clone(),
+            source,
+        };
+        match std::fs::symlink_metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(failed(error)),
+            Ok(metadata) if !metadata.file_type().is_socket() => {
+                Err(EndpointError::NotASocket(path.clone()))
+            }
+            Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
+                Err(EndpointError::InUse(path.clone()))
+            }
+            Ok(_) => std::fs::remove_file(path).map_err(failed),
+        }
+    }
+}
+
+/// A bound socket; its file is removed when the server ends.
+#[derive(Debug)]
+pub struct Listener {
+    socket: std::os::unix::net::UnixListener,
+    path: PathBuf,
+}
+
+/// What the server needs to know.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// The name of the CSI driver.
+    pub driver_name: String,
+    /// The name of this node.
+    pub node_id: String,
+    /// What is turned on.
+    pub features: Features,
+}
+
+/// Serves until `stop` ends, then lets running jobs finish.
+///
+/// # Errors
+/// The transport failed.
+pub async fn serve(
+    listener: Listener,
+    config: ServerConfig,
+    engine: Arc<Engine>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), EndpointError> {
+    let Listener { socket, path } = listener;
+    let failed = |source| EndpointError::Io { operation: "listen at", path: path.clone(), source };
+    let incoming = UnixListenerStream::new(UnixListener::from_std(socket).map_err(failed)?);
+    let jobs = Arc::new(Jobs::default());
+    let watchers: Vec<_> =
+        engine.pool_names().into_iter().map(|name| watch_pool(Arc::clone(&engine), name)).collect();
+    let identity = Identity { driver_name: config.driver_name, engine: Arc::clone(&engine) };
+    let controller = Controller {
+        engine: Arc::clone(&engine),
+        jobs: Arc::clone(&jobs),
+        features: config.features,
+    };
+    let node = Node { engine, jobs: Arc::clone(&jobs), name: config.node_id };
+    let served = Server::builder()
+        .add_service(identity_server::IdentityServer::new(identity))
+        .add_service(controller_server::ControllerServer::new(controller))
+        .add_service(node_server::NodeServer::new(node))
+        .serve_with_incoming_shutdown(incoming, stop)
+        .await;
+    for watcher in watchers {
+        watcher.abort();
+    }
+    tracing::info!("no new requests; waiting for running jobs");
+    jobs.idle().await;
+    if let Err(error) = std::fs::remove_file(&path) {
+        tracing::warn!(path = %path.display(), %error, "cannot remove the socket");
+    }
+    Ok(served?)
+}
+
+/// Opens a pool now and looks at it again from time to time. One task each: a hung disk holds up only its own pool.
+fn watch_pool(engine: Arc<Engine>, name: String) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
+        let mut tick = tokio::time::interval(RETRY);
+        loop {
+            tick.tick().await;
+            let (engine, name) = (Arc::clone(&engine), name.clone());
+            if let Err(panic) = tokio::task::spawn_blocking(move || engine.retry_pool(&name)).await
+            {
+                tracing::error!(%panic, "looking at a pool panicked; this is a bug of orlop");
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_unix_sockets() {
+        for text in ["unix:///csi/csi.sock", "unix:/csi/csi.sock", "/csi/csi.sock"] {
+            assert_eq!(text.parse::<Endpoint>().unwrap().path(), Path::new("/csi/csi.sock"));
+        }
+        for text in ["", "tcp://1.2.3.4:5", "unix://relative", "csi.sock", "unix:///dir/"] {
+            assert!(text.parse::<Endpoint>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_anything_else_is_left() {
+        let temporary = tempfile::tempdir().unwrap();
+        let endpoint = Endpoint(temporary.path().join("made/csi.sock"));
+        let first = endpoint.bind().unwrap();
+        assert!(matches!(endpoint.bind(), Err(EndpointError::InUse(_))));
+        drop(first);
+        endpoint.bind().unwrap();
+        let mode = std::fs::metadata(endpoint.path()).unwrap();
+        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode.permissions()) & 0o777, 0o600);
+        let file = Endpoint(temporary.path().join("file"));
+        std::fs::File::create(file.path()).unwrap();
+        assert!(matches!(file.bind(), Err(EndpointError::NotASocket(_))));
+        assert!(file.path().exists());
+    }
+}

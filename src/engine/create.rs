@@ -1,0 +1,350 @@
+//! CreateVolume: find the name in all pools, else choose a pool, reserve, fill `incoming/`, commit.
+
+use std::sync::Arc;
+
+use super::pools::{OpenPool, random};
+use super::{Engine, EngineError, Located, read};
+use crate::backend::{self, BackendError, ImageSpec};
+use crate::host::{FormatRecipe, PoolFilesystem, RootOwner};
+use crate::store::{Entry, Record, Request, Resolved, Volume};
+use crate::volume::{
+    AccessType, Backend, ByteSize, CreateSpec, Filesystem, Generation, OnDelete, PoolChoice, Quota,
+    SizeError, VolumeId,
+};
+
+/// A volume that exists now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Created {
+    /// Its id.
+    pub id: VolumeId,
+    /// Its size.
+    pub size: ByteSize,
+    /// It existed before.
+    pub existed: bool,
+}
+
+/// What a request comes to, before a pool is chosen.
+struct Plan {
+    size: ByteSize,
+    resolved: Resolved,
+}
+
+impl Engine {
+    /// Makes a volume, or finds the one that an earlier call made.
+    ///
+    /// # Errors
+    /// See [`EngineError`]; no volume exists then that did not before.
+    pub fn create(&self, spec: &CreateSpec) -> Result<Created, EngineError> {
+        if let Some(existing) = self.find_by_name(spec)? {
+            check_same(spec, existing.volume())?;
+            return Ok(Created { id: existing.id(), size: existing.volume().size, existed: true });
+        }
+        if !spec.requisite.is_empty() && !spec.requisite.iter().any(|term| self.is_accessible(term))
+        {
+            return Err(EngineError::NoSpace(format!(
+                "none of the required topologies is this node's ({:?})",
+                self.topology
+            )));
+        }
+        let plan = plan(spec)?;
+        let pool = self.choose_pool(spec, &plan)?;
+        let allocation = spec.parameters.allocation;
+        let hold = pool.reserve(plan.size, allocation, &*self.host)?;
+        let _hold = hold.map_err(|room| no_room(plan.size, &pool.name, room))?;
+        self.make(spec, &plan, &pool)
+    }
+
+    /// The volume of that name, in whichever pool it is.
+    fn find_by_name(&self, spec: &CreateSpec) -> Result<Option<Located>, EngineError> {
+        for pool in self.pools.here() {
+            let generation = match pool.store.entry(&spec.key) {
+                None => continue,
+                Some(Entry::Whole { generation, .. }) => generation,
+                // Reading it again says what is wrong with it.
+                Some(Entry::Damaged { .. }) => Generation::from_bits([0; 4]),
+            };
+            let id = VolumeId { pool: pool.tag(), key: spec.key.clone(), generation };
+            return read(pool, &id).map(Some);
+        }
+        // The volume may exist in a pool that is away; making a second one would lose the first one's data.
+        let names_one_here = match &spec.parameters.pool {
+            PoolChoice::Any => false,
+            choice @ PoolChoice::Named(_) => self.pools.chosen(choice).map(|_| true)?,
+        };
+        match self.pools.first_away() {
+            Some(error) if !names_one_here => Err(error),
+            Some(_) | None => Ok(None),
+        }
+    }
+
+    fn choose_pool(&self, spec: &CreateSpec, plan: &Plan) -> Result<Arc<OpenPool>, EngineError> {
+        let mut best: Option<(ByteSize, Arc<OpenPool>)> = None;
+        let mut refusal = None;
+        for pool in self.pools.chosen(&spec.parameters.pool)? {
+            if let Err(error) = self.check_pool(&pool, spec, plan.resolved) {
+                refusal = Some(error);
+                continue;
+            }
+            let room = pool.room(spec.parameters.allocation, &*self.host)?;
+            if best.as_ref().is_none_or(|(most, _)| room > *most) {
+                best = Some((room, pool));
+            }
+        }
+        match best {
+            Some((_, pool)) => Ok(pool),
+            None => Err(refusal.unwrap_or_else(|| {
+                EngineError::Away(
+                    "no pool of this node is usable now; see the driver's log".to_owned(),
+                )
+            })),
+        }
+    }
+
+    /// What the class asks for is possible on the pool's filesystem.
+    fn check_pool(
+        &self,
+        pool: &OpenPool,
+        spec: &CreateSpec,
+        resolved: Resolved,
+    ) -> Result<(), EngineError> {
+        if spec.parameters.quota == Quota::Required {
+            return Err(EngineError::Invalid(format!(
+                "parameter quota=required: pool {} cannot hold a directory to its size yet; use backend=loop, which always can",
+                pool.name
+            )));
+        }
+        if spec.parameters.on_delete != OnDelete::Wipe {
+            return Ok(());
+        }
+        let in_place = match self.host.space(pool.store.directory())?.filesystem {
+            PoolFilesystem::Ext | PoolFilesystem::Xfs => true,
+            // Images there are NODATACOW; directories are not.
+            PoolFilesystem::Btrfs => resolved.backend() == Backend::Loop,
+            PoolFilesystem::Other(_) => false,
+        };
+        if in_place {
+            return Ok(());
+        }
+        Err(EngineError::Invalid(format!(
+            "parameter onDelete=wipe: the filesystem of pool {} does not overwrite in place; use backend=loop on btrfs, or a pool on ext4 or xfs",
+            pool.name
+        )))
+    }
+
+    fn make(
+        &self,
+        spec: &CreateSpec,
+        plan: &Plan,
+        pool: &OpenPool,
+    ) -> Result<Created, EngineError> {
+        let mut bits = [0; 4];
+        random(&mut bits)?;
+        let record = Record::new(Volume {
+            key: spec.key.clone(),
+            generation: Generation::from_bits(bits),
+            name: spec.name.clone(),
+            created: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            request: request(spec),
+            resolved: plan.resolved,
+            size: plan.size,
+            on_delete: spec.parameters.on_delete,
+        });
+        let full = |error: EngineError| out_of_space(error, plan.size, &pool.name);
+        let incoming = pool.store.begin(&spec.key, &*self.host).map_err(|e| full(e.into()))?;
+        if let Err(error) = self.fill(incoming.dir(), spec, plan) {
+            let error = full(error.into());
+            return Err(match incoming.abandon(&*self.host) {
+                Ok(()) => error,
+                Err(undo) => {
+                    EngineError::Undo { cause: Box::new(error), undo: super::chain(&undo) }
+                }
+            });
+        }
+        incoming.commit(&record).map_err(|e| full(e.into()))?;
+        Ok(Created { id: record.volume.id(pool.tag()), size: plan.size, existed: false })
+    }
+
+    fn fill(
+        &self,
+        dir: &crate::store::VolumeDir,
+        spec: &CreateSpec,
+        plan: &Plan,
+    ) -> Result<(), BackendError> {
+        let parameters = &spec.parameters;
+        let root = RootOwner { mode: parameters.mode, uid: parameters.uid, gid: parameters.gid };
+        match plan.resolved {
+            Resolved::Hostpath => backend::create_directory(dir, root, &*self.host),
+            Resolved::Loop { filesystem, sector, allocation, .. } => {
+                let recipe = |filesystem| FormatRecipe {
+                    filesystem,
+                    sector,
+                    options: &parameters.mkfs_options,
+                    root,
+                };
+                let image =
+                    ImageSpec { size: plan.size, allocation, format: filesystem.map(recipe) };
+                backend::create_image(dir, &image, &*self.host)
+            }
+        }
+    }
+}
+
+fn no_room(size: ByteSize, pool: &str, room: ByteSize) -> EngineError {
+    EngineError::NoSpace(format!(
+        "no room for {size} in pool {pool}: {room} can still be promised; delete volumes, add a pool, or lower its reserve"
+    ))
+}
+
+/// A full disk is not a broken one.
+fn out_of_space(error: EngineError, size: ByteSize, pool: &str) -> EngineError {
+    if error.is_no_space() {
+        EngineError::NoSpace(format!(
+            "the filesystem of pool {pool} is full ({}): no room for {size}",
+            super::chain(&error)
+        ))
+    } else {
+        error
+    }
+}
+
+/// The filesystem that the request names, in its capabilities or its parameters.
+fn wanted_filesystem(spec: &CreateSpec) -> Result<Option<Filesystem>, EngineError> {
+    let mut wanted = spec.parameters.filesystem;
+    for capability in &spec.capabilities {
+        let AccessType::Mount { filesystem, .. } = &capability.access else {
+            continue;
+        };
+        let Some(named) = loop_filesystem(filesystem)? else {
+            continue;
+        };
+        if wanted.is_some_and(|other| other != named) {
+            return Err(EngineError::Invalid(format!(
+                "the request asks for two filesystems, {named} and {}",
+                wanted.unwrap_or(named)
+            )));
+        }
+        wanted = Some(named);
+    }
+    Ok(wanted)
+}
+
+/// A filesystem as a capability names it; empty is open.
+pub(super) fn loop_filesystem(name: &str) -> Result<Option<Filesystem>, EngineError> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    Filesystem::from_word(name).map(Some).ok_or_else(|| {
+        let name: String = name.chars().take(40).collect();
+        EngineError::Invalid(format!(
+            "fs_type {name:?} is not supported; supported are ext4, xfs and btrfs"
+        ))
+    })
+}
+
+/// What the request comes to. Everything that can be refused without looking at a pool is refused here.
+fn plan(spec: &CreateSpec) -> Result<Plan, EngineError> {
+    let parameters = &spec.parameters;
+    let block = spec.is_block();
+    let resolved = match parameters.backend {
+        Backend::Hostpath if block => {
+            return Err(EngineError::Invalid(
+                "backend=hostpath has no raw block volumes; use backend=loop or volumeMode: Filesystem".to_owned(),
+            ));
+        }
+        Backend::Hostpath => Resolved::Hostpath,
+        Backend::Loop => Resolved::Loop {
+            filesystem: if block {
+                None
+            } else {
+                Some(wanted_filesystem(spec)?.unwrap_or(Filesystem::Ext4))
+            },
+            // 4096 keeps direct I/O possible on every disk; a raw device shows what partition tables expect.
+            sector: if block { 512 } else { 4096 },
+            allocation: parameters.allocation,
+            direct_io: parameters.direct_io,
+        },
+    };
+    check_flags(spec, resolved)?;
+    let filesystem = match resolved {
+        Resolved::Hostpath => None,
+        Resolved::Loop { filesystem, .. } => filesystem,
+    };
+    let (minimum, step) = backend::smallest(parameters.backend, filesystem);
+    let size = spec.capacity.choose(minimum, step).map_err(|error| size_error(&error))?;
+    Ok(Plan { size, resolved })
+}
+
+fn check_flags(spec: &CreateSpec, resolved: Resolved) -> Result<(), EngineError> {
+    for capability in &spec.capabilities {
+        if let (AccessType::Mount { flags, .. }, false) = (&capability.access, resolved.is_block())
+        {
+            let filesystem = match resolved {
+                Resolved::Hostpath => None,
+                Resolved::Loop { filesystem, .. } => filesystem,
+            };
+            flags.check(filesystem).map_err(|e| EngineError::Invalid(e.to_string()))?;
+        }
+    }
+    Ok(())
+}
+
+/// A size that cannot be is OUT_OF_RANGE; one that makes no sense is INVALID_ARGUMENT.
+pub(super) fn size_error(error: &SizeError) -> EngineError {
+    match error {
+        SizeError::Negative { .. } => EngineError::Invalid(error.to_string()),
+        SizeError::Inverted { .. } | SizeError::NoneFits { .. } => {
+            EngineError::Size(error.to_string())
+        }
+    }
+}
+
+fn request(spec: &CreateSpec) -> Request {
+    Request {
+        capacity: spec.capacity,
+        block: spec.is_block(),
+        // `plan` has read it already; hostpath ignores whatever it is.
+        filesystem: match spec.parameters.backend {
+            Backend::Hostpath => None,
+            Backend::Loop => wanted_filesystem(spec).unwrap_or(None),
+        },
+        parameters: spec.parameters.normalised(),
+    }
+}
+
+/// The volume that exists is what the request asks for.
+///
+/// # Errors
+/// [`EngineError::Conflict`] that names the first field that differs.
+fn check_same(spec: &CreateSpec, volume: &Volume) -> Result<(), EngineError> {
+    let differs = |field: &str, has: &str, asked: &str| {
+        Err(EngineError::Conflict(format!(
+            "a volume of this name exists with another {field}: it has {has}, the request asks for {asked}; delete it first or use another name"
+        )))
+    };
+    if volume.request.capacity != spec.capacity && !spec.capacity.contains(volume.size) {
+        let asked = format!("{:?}", spec.capacity);
+        return differs("capacity_range", &volume.size.to_string(), &asked);
+    }
+    if volume.request.block != spec.is_block() {
+        let word = |block| if block { "block" } else { "mount" };
+        return differs("access type", word(volume.request.block), word(spec.is_block()));
+    }
+    for (name, asked) in spec.parameters.normalised() {
+        // A record of an earlier release lacks parameters that came later.
+        if let Some(has) = volume.request.parameters.get(&name)
+            && *has != asked
+        {
+            return differs(&format!("parameter {name}"), has, &asked);
+        }
+    }
+    let asked = match (volume.resolved, spec.parameters.backend) {
+        (Resolved::Loop { filesystem: Some(has), .. }, Backend::Loop) => {
+            wanted_filesystem(spec)?.filter(|asked| *asked != has).map(|asked| (has, asked))
+        }
+        (Resolved::Loop { .. } | Resolved::Hostpath, _) => None,
+    };
+    match asked {
+        Some((has, asked)) => differs("filesystem", has.as_str(), asked.as_str()),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,45 @@
+//! DeleteVolume: refuse what is in use, then one rename. What is removed is removed in the background.
+
+use super::{Engine, EngineError, reaper};
+use crate::store::Grave;
+use crate::volume::{OnDelete, VolumeId};
+
+impl Engine {
+    /// Ends a volume, by its `onDelete`. One that does not exist is fine.
+    ///
+    /// # Errors
+    /// It is in use, its record is damaged, or its pool is away (and it was not given up).
+    pub fn delete(&self, id: &VolumeId) -> Result<(), EngineError> {
+        let located = match self.find(id) {
+            Ok(None) => return Ok(()),
+            Ok(Some(located)) => located,
+            Err(EngineError::Away(reason)) => {
+                return if self.state.is_forgotten(id)? {
+                    Ok(())
+                } else {
+                    Err(EngineError::Away(reason))
+                };
+            }
+            Err(error) => return Err(error),
+        };
+        if let Some(user) = self.user_of(&located)? {
+            return Err(EngineError::Precondition(format!(
+                "volume {id} is in use: {user}; unpublish and unstage it first"
+            )));
+        }
+        let volume = located.volume();
+        let grave = match volume.on_delete {
+            OnDelete::Delete | OnDelete::Wipe => Grave::Trash,
+            OnDelete::Archive => Grave::Archive,
+            OnDelete::Retain => Grave::Retained,
+        };
+        let name = located.pool.store.bury(&located.record, grave)?;
+        match grave {
+            Grave::Trash => reaper::wake(&located.pool, &self.host),
+            Grave::Archive | Grave::Retained => {
+                tracing::info!(volume = %id, pool = located.pool.name, kept = format!("{}/{name}", grave.directory()), "data kept");
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,116 @@
+//! What a use case answers when it does not succeed, named by what the caller can do.
+//!
+//! `csi/status.rs` has the one table from these to gRPC codes.
+
+use nix::errno::Errno;
+
+use crate::backend::BackendError;
+use crate::host::HostError;
+use crate::store::StoreError;
+use crate::volume::VolumeId;
+
+/// A use case did not succeed. Messages say what, where and what to do next; sources are printed by the caller.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The request can never succeed as it is.
+    #[error("{0}")]
+    Invalid(String),
+    /// There is no such volume, or the path is not one of its mounts.
+    #[error("{0}")]
+    NotFound(String),
+    /// Something that exists under this name or path is not what was asked for.
+    #[error("{0}")]
+    Conflict(String),
+    /// The state of the volume forbids it for now: it is in use, or was prepared otherwise.
+    #[error("{0}")]
+    Precondition(String),
+    /// The size cannot be.
+    #[error("{0}")]
+    Size(String),
+    /// There is no room, or not here.
+    #[error("{0}")]
+    NoSpace(String),
+    /// The pool is away for now.
+    #[error("{0}")]
+    Away(String),
+    /// The volume's record cannot be read.
+    #[error("volume {id}")]
+    Damaged {
+        /// Which volume.
+        id: String,
+        /// What is wrong with its record.
+        source: StoreError,
+    },
+    /// The kernel or a program refused.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// A pool's directory refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A step failed, and so did taking back the steps before it. The cause decides what the caller is told.
+    #[error("{cause}; taking back what was done failed as well: {undo}")]
+    Undo {
+        /// Why the request failed.
+        #[source]
+        cause: Box<EngineError>,
+        /// Why the undo failed.
+        undo: String,
+    },
+}
+
+impl EngineError {
+    /// There is no volume of that id.
+    pub(super) fn no_volume(id: &VolumeId) -> Self {
+        Self::NotFound(format!("volume {id} does not exist"))
+    }
+
+    /// The kernel said that there is no room.
+    pub(super) fn is_no_space(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_no_space(),
+            Self::Host(error) => matches!(error.errno(), Some(Errno::ENOSPC | Errno::EDQUOT)),
+            Self::Invalid(_)
+            | Self::NotFound(_)
+            | Self::Conflict(_)
+            | Self::Precondition(_)
+            | Self::Size(_)
+            | Self::NoSpace(_)
+            | Self::Away(_)
+            | Self::Damaged { .. }
+            | Self::Undo { .. } => false,
+        }
+    }
+
+    /// Adds the failure of an undo to its cause, if there is one.
+    pub(super) fn with_undo(self, undo: Result<(), HostError>) -> Self {
+        match undo {
+            Ok(()) => self,
+            Err(undo) => Self::Undo { cause: Box::new(self), undo: chain(&undo) },
+        }
+    }
+}
+
+impl From<BackendError> for EngineError {
+    fn from(error: BackendError) -> Self {
+        match error {
+            BackendError::Host(error) => Self::Host(error),
+            BackendError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+/// An error with all its sources, for people.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let next = inner.to_string();
+        // Transparent variants repeat their source's text.
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        source = inner.source();
+    }
+    text
+}

@@ -1,0 +1,135 @@
+//! Expansion: the image grows first, then the record; a crash in between is finished by the repeat.
+
+use std::path::Path;
+
+use super::create::size_error;
+use super::observe::MountedAs;
+use super::{Engine, EngineError, Located};
+use crate::backend;
+use crate::store::Resolved;
+use crate::volume::{Allocation, ByteSize, CapacityRange, VolumeId};
+
+/// A volume that has grown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expanded {
+    /// Its size now.
+    pub size: ByteSize,
+    /// The node has something left to do (tell the loop device, grow the filesystem).
+    pub node_expansion_required: bool,
+}
+
+impl Engine {
+    /// Grows a volume, mounted or not. One that is large enough stays as it is.
+    ///
+    /// # Errors
+    /// No possible size lies in the range, or there is no room: [`EngineError::Size`] in both cases, because
+    /// Kubernetes can take back a request that is out of range, but not one that is short of resources.
+    pub fn expand(&self, id: &VolumeId, range: CapacityRange) -> Result<Expanded, EngineError> {
+        let mut located = self.locate(id)?;
+        self.grow_data(&mut located, range)?;
+        Ok(Expanded {
+            size: located.volume().size,
+            node_expansion_required: matches!(located.volume().resolved, Resolved::Loop { .. }),
+        })
+    }
+
+    /// Lets a node's loop device and filesystem have what their volume grew by; grows the volume first if it is smaller
+    /// than asked.
+    ///
+    /// # Errors
+    /// The path is not one of the volume's mounts, and as for [`Engine::expand`].
+    pub fn node_expand(
+        &self,
+        id: &VolumeId,
+        path: &Path,
+        range: CapacityRange,
+    ) -> Result<ByteSize, EngineError> {
+        let mut located = self.locate(id)?;
+        let mounted = self.mounted_as(&located, path)?;
+        self.grow_data(&mut located, range)?;
+        let size = located.volume().size;
+        match (located.volume().resolved, mounted) {
+            (Resolved::Hostpath, _) => {}
+            (
+                Resolved::Loop { filesystem, .. },
+                MountedAs::Filesystem { number, mount_point, read_only },
+            ) => {
+                let device = self.host.refresh_loop_size(number)?;
+                if read_only {
+                    // A filesystem that is mounted read-only grows when it is next staged for writing.
+                    tracing::info!(volume = %id, "mounted read-only: the filesystem grows when it is next writable");
+                } else if self.grows_mounted(&located) {
+                    let filesystem = filesystem.ok_or_else(|| EngineError::no_volume(id))?;
+                    self.host.grow(filesystem, &mount_point, device)?;
+                } else if self.is_outgrown(&located)? {
+                    return Err(EngineError::Precondition(format!(
+                        "the filesystem of volume {id} cannot grow while it is mounted: the driver lacks CAP_SYS_RESOURCE; run it privileged, or end the pods that use the volume: it grows when it is staged again"
+                    )));
+                }
+            }
+            (Resolved::Loop { .. }, MountedAs::Device { numbers }) => {
+                for number in numbers {
+                    self.host.refresh_loop_size(number)?;
+                }
+            }
+            (Resolved::Loop { .. }, MountedAs::Directory) => {
+                return Err(EngineError::NotFound(format!(
+                    "{} is not a mount of volume {id}",
+                    path.display()
+                )));
+            }
+        }
+        Ok(size)
+    }
+
+    /// Makes the image and the record as large as asked.
+    fn grow_data(&self, located: &mut Located, range: CapacityRange) -> Result<(), EngineError> {
+        let id = located.id();
+        let volume = located.volume();
+        let current = volume.size;
+        if range.limit.is_some_and(|limit| current > limit) {
+            return Err(EngineError::Size(format!(
+                "volume {id} has {current} already, which is above limit_bytes; volumes never shrink"
+            )));
+        }
+        if range.required <= current {
+            return Ok(());
+        }
+        let (filesystem, allocation) = match volume.resolved {
+            Resolved::Hostpath => (None, Allocation::Thin),
+            Resolved::Loop { filesystem, allocation, .. } => (filesystem, allocation),
+        };
+        let (minimum, step) = backend::smallest(volume.resolved.backend(), filesystem);
+        let size = range.choose(minimum, step).map_err(|error| size_error(&error))?;
+        let more = size.saturating_sub(current);
+        let pool = &located.pool;
+        let hold = pool.reserve(more, allocation, &*self.host)?;
+        let _hold = hold.map_err(|room| {
+            EngineError::Size(format!(
+                "no room for {more} more in pool {}: {room} can still be promised",
+                pool.name
+            ))
+        })?;
+        if matches!(volume.resolved, Resolved::Loop { .. }) {
+            let dir = pool.store.open_volume(&volume.key)?;
+            backend::grow_image(&dir, size, allocation)
+                .map_err(|error| full(error.into(), &pool.name))?;
+        }
+        let mut record = located.record.clone();
+        record.volume.size = size;
+        pool.store.update(&record).map_err(|error| full(error.into(), &pool.name))?;
+        located.record = record;
+        Ok(())
+    }
+}
+
+fn full(error: EngineError, pool: &str) -> EngineError {
+    if error.is_no_space() {
+        EngineError::Size(format!(
+            "the filesystem of pool {pool} is full: {}",
+            super::chain(&error)
+        ))
+    } else {
+        error
+    }
+}

@@ -1,0 +1,280 @@
+//! What the kernel shows of a volume: where it is mounted, which loop devices are on its image, who uses it.
+//!
+//! A directory is recognised by the mount's root and the inode, a filesystem by the loop device below it and that
+//! device's backing file. Nothing is remembered from one call to the next.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::sys::stat::fstat;
+
+use super::plan::{Kind, LoopSeen, OtherTarget, Seen};
+use super::{Engine, EngineError, Located};
+use crate::backend;
+use crate::host::{
+    DeviceNumber, FileIdentity, HostError, LoopStatus, MountEntry, MountTable, Node, NodeKind,
+};
+use crate::store::{DATA, Resolved};
+use crate::volume::{Key, MountAttributes};
+
+/// What a mounted path is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum MountedAs {
+    /// The volume's directory.
+    Directory,
+    /// Its filesystem.
+    Filesystem {
+        /// N of /dev/loopN.
+        number: u32,
+        /// The path as the mount table shows it.
+        mount_point: PathBuf,
+        /// It cannot be written through.
+        read_only: bool,
+    },
+    /// Its device node.
+    Device {
+        /// The loop devices, from the image outwards: the volume's own, then a read-only view of it.
+        numbers: Vec<u32>,
+    },
+}
+
+/// A volume's data as the kernel knows it.
+#[derive(Debug)]
+pub(super) enum Data {
+    /// A directory, opened.
+    Directory { fd: OwnedFd, identity: FileIdentity },
+    /// An image and the loop devices that have to do with it.
+    Image {
+        filesystem: bool,
+        /// On the image itself.
+        loops: Vec<LoopStatus>,
+        /// On one of those.
+        views: Vec<LoopStatus>,
+    },
+}
+
+/// The mount table and a volume's data, read once for a job.
+#[derive(Debug)]
+pub(super) struct Observed {
+    pub(super) table: MountTable,
+    pub(super) data: Data,
+    key: Key,
+}
+
+impl Data {
+    pub(super) const fn kind(&self) -> Kind {
+        match self {
+            Self::Directory { .. } => Kind::Directory,
+            Self::Image { filesystem: true, .. } => Kind::Filesystem,
+            Self::Image { filesystem: false, .. } => Kind::Device,
+        }
+    }
+}
+
+/// The attributes that the mount table shows.
+fn attributes(entry: &MountEntry) -> MountAttributes {
+    MountAttributes {
+        read_only: entry.is_read_only(),
+        no_suid: entry.has_option("nosuid"),
+        no_dev: entry.has_option("nodev"),
+        no_exec: entry.has_option("noexec"),
+        no_atime: entry.has_option("noatime"),
+        no_dir_atime: entry.has_option("nodiratime"),
+        strict_atime: false,
+        no_symlink_follow: entry.has_option("nosymfollow"),
+    }
+}
+
+/// What is mounted, in words.
+fn describe(entry: &MountEntry) -> String {
+    format!("{} ({} from {})", entry.root.display(), entry.filesystem, entry.source.display())
+}
+
+pub(super) fn loop_seen(status: &LoopStatus) -> LoopSeen {
+    LoopSeen {
+        number: status.number,
+        read_only: status.read_only,
+        autoclear: status.autoclear,
+        partial: status.partial,
+    }
+}
+
+impl Observed {
+    /// The root of the mount is the volume's directory, or something in it (`inside`).
+    fn is_directory(&self, root: &Path, inside: bool) -> bool {
+        let tail = Path::new("volumes").join(self.key.as_str()).join(DATA);
+        root.ends_with(&tail)
+            || (inside && root.ancestors().any(|ancestor| ancestor.ends_with(&tail)))
+    }
+
+    /// The volume is what this entry mounts; its attributes.
+    fn same(&self, entry: &MountEntry) -> Option<MountAttributes> {
+        match &self.data {
+            Data::Directory { .. } => {
+                self.is_directory(&entry.root, false).then(|| attributes(entry))
+            }
+            Data::Image { filesystem: true, loops, .. } => {
+                let number = entry.mounted_loop()?;
+                let ours = loops.iter().any(|status| status.number == number);
+                (ours && entry.root == Path::new("/")).then(|| attributes(entry))
+            }
+            Data::Image { filesystem: false, .. } => {
+                let (status, _) = self.device(entry.bound_loop_node()?)?;
+                Some(MountAttributes { read_only: status.read_only, ..MountAttributes::default() })
+            }
+        }
+    }
+
+    /// The loop device of that number if it shows the volume, and the one below it if it is a view.
+    pub(super) fn device(&self, number: u32) -> Option<(&LoopStatus, Option<u32>)> {
+        let Data::Image { loops, views, .. } = &self.data else {
+            return None;
+        };
+        let own = loops.iter().find(|status| status.number == number).map(|status| (status, None));
+        own.or_else(|| {
+            let view = views.iter().find(|status| status.number == number)?;
+            Some((view, view.backing_device.and_then(DeviceNumber::loop_number)))
+        })
+    }
+
+    /// What lies at a path.
+    pub(super) fn seen(&self, path: &Path, node: Option<Node>) -> Seen {
+        let Some(entry) = self.table.top_at(path) else {
+            return Seen::Nothing;
+        };
+        let right_inode = match (&self.data, node) {
+            (Data::Directory { identity, .. }, Some(node)) => node.identity == *identity,
+            (Data::Image { filesystem: false, .. }, Some(node)) => {
+                let bound = entry.bound_loop_node().map(DeviceNumber::of_loop);
+                matches!(node.kind, NodeKind::BlockDevice(number) if Some(number) == bound)
+            }
+            (Data::Image { .. }, Some(_)) => true,
+            (_, None) => false,
+        };
+        match self.same(entry) {
+            Some(attributes) if right_inode => Seen::Same(attributes),
+            Some(_) | None => Seen::Other(describe(entry)),
+        }
+    }
+
+    /// Every mount of the whole volume except those at the given paths.
+    pub(super) fn other_targets(&self, except: &[&Path]) -> Vec<OtherTarget> {
+        let entries =
+            self.table.iter().filter(|entry| !except.contains(&entry.mount_point.as_path()));
+        entries
+            .filter_map(|entry| {
+                let read_only = self.same(entry)?.read_only;
+                Some(OtherTarget { path: entry.mount_point.clone(), read_only })
+            })
+            .collect()
+    }
+
+    /// Who uses the volume, in words: any mount of it or of a part of it, any loop device on its image.
+    fn user(&self) -> Option<String> {
+        let uses = |entry: &&MountEntry| match &self.data {
+            Data::Directory { .. } => self.is_directory(&entry.root, true),
+            Data::Image { .. } => {
+                let number = entry.mounted_loop().or_else(|| entry.bound_loop_node());
+                number.is_some_and(|number| self.device(number).is_some())
+            }
+        };
+        if let Some(entry) = self.table.iter().find(uses) {
+            return Some(format!("mounted at {}", entry.mount_point.display()));
+        }
+        match &self.data {
+            Data::Directory { .. } => None,
+            Data::Image { loops, .. } => {
+                loops.first().map(|status| format!("attached to /dev/loop{}", status.number))
+            }
+        }
+    }
+}
+
+impl Engine {
+    /// Reads the mount table and the volume's data.
+    pub(super) fn observe(&self, located: &Located) -> Result<Observed, EngineError> {
+        let volume = located.volume();
+        let dir = located.pool.store.open_volume(&volume.key)?;
+        let data = match volume.resolved {
+            Resolved::Hostpath => {
+                let fd = dir.directory(DATA)?;
+                let stat = fstat(fd.as_fd()).map_err(|e| HostError::call("look at", DATA, e))?;
+                let device = DeviceNumber::of_stat(stat.st_dev);
+                Data::Directory { fd, identity: FileIdentity { device, inode: stat.st_ino } }
+            }
+            Resolved::Loop { filesystem, .. } => {
+                let image = backend::identity(&dir)?;
+                let (loops, others): (Vec<_>, Vec<_>) =
+                    self.host.loops()?.into_iter().partition(|status| {
+                        status.backing == image && status.backing_device.is_none()
+                    });
+                let is_view = |status: &LoopStatus| {
+                    let below = status.backing_device.and_then(DeviceNumber::loop_number);
+                    below.is_some_and(|below| loops.iter().any(|own| own.number == below))
+                };
+                let views = others.into_iter().filter(is_view).collect();
+                Data::Image { filesystem: filesystem.is_some(), loops, views }
+            }
+        };
+        Ok(Observed { table: self.host.mounts()?, data, key: volume.key.clone() })
+    }
+
+    /// What lies at a path as far as the volume is concerned.
+    pub(super) fn seen(&self, observed: &Observed, path: &Path) -> Result<Seen, EngineError> {
+        Ok(observed.seen(path, self.host.node(path)?))
+    }
+
+    /// Who uses the volume, in words.
+    pub(super) fn user_of(&self, located: &Located) -> Result<Option<String>, EngineError> {
+        Ok(self.observe(located)?.user())
+    }
+
+    /// As what the volume is mounted at a path.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`] when it is not.
+    pub(super) fn mounted_as(
+        &self,
+        located: &Located,
+        path: &Path,
+    ) -> Result<MountedAs, EngineError> {
+        let not_here = || {
+            EngineError::NotFound(format!(
+                "volume {} is not mounted at {}",
+                located.id(),
+                path.display()
+            ))
+        };
+        // csi-sanity asks for the path "some/path" and expects NOT_FOUND.
+        if !path.is_absolute() {
+            return Err(not_here());
+        }
+        let Some(path) = self.host.canonical(path)? else {
+            return Err(not_here());
+        };
+        let observed = self.observe(located)?;
+        // The staging path of a raw block volume is a directory; its device is in it.
+        let candidates = [path.clone(), path.join(super::stage::DEVICE)];
+        for candidate in candidates {
+            let Seen::Same(attributes) = self.seen(&observed, &candidate)? else {
+                continue;
+            };
+            let Some(entry) = observed.table.top_at(&candidate) else {
+                continue;
+            };
+            return match (observed.data.kind(), entry.mounted_loop(), entry.bound_loop_node()) {
+                (Kind::Directory, _, _) => Ok(MountedAs::Directory),
+                (Kind::Filesystem, Some(number), _) => {
+                    let read_only = attributes.read_only;
+                    Ok(MountedAs::Filesystem { number, mount_point: candidate, read_only })
+                }
+                (Kind::Device, _, Some(number)) => {
+                    let below = observed.device(number).and_then(|(_, below)| below);
+                    Ok(MountedAs::Device { numbers: below.into_iter().chain([number]).collect() })
+                }
+                (Kind::Filesystem | Kind::Device, _, _) => Err(not_here()),
+            };
+        }
+        Err(not_here())
+    }
+}

@@ -1,0 +1,152 @@
+//! What the command line does without a daemon: make pools, list what is there, give up what is gone.
+//!
+//! Reading takes no lock and changes nothing, so it works while a daemon runs and on a half-broken node.
+
+use std::path::{Path, PathBuf};
+
+use super::pools::{new_marker, random};
+use super::{EngineError, PoolConfig, chain};
+use crate::host::Host;
+use crate::host::linux::LinuxHost;
+use crate::store::{Pool, PoolView, StateDir, Volume};
+use crate::volume::{ByteSize, Key, PoolUuid, VolumeId};
+
+/// A pool as a listing shows it.
+#[derive(Debug, Clone)]
+pub struct PoolLine {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its identity; `None` when it cannot be read.
+    pub uuid: Option<PoolUuid>,
+    /// `ready`, or what is wrong with it.
+    pub state: String,
+    /// How many volumes it has, damaged ones included.
+    pub volumes: usize,
+    /// How many records cannot be read.
+    pub damaged: usize,
+    /// What its volumes were promised.
+    pub promised: ByteSize,
+    /// The size of its filesystem.
+    pub total: Option<ByteSize>,
+    /// What is left of it.
+    pub available: Option<ByteSize>,
+}
+
+/// A volume as a listing shows it.
+#[derive(Debug)]
+pub struct VolumeLine {
+    /// The pool's name in the configuration.
+    pub pool: String,
+    /// Its directory.
+    pub key: Key,
+    /// Its id; `None` when the record cannot be read.
+    pub id: Option<VolumeId>,
+    /// Its record, or why it cannot be read.
+    pub record: Result<Volume, String>,
+}
+
+/// Makes a pool of an empty or absent directory.
+///
+/// # Errors
+/// The directory is not empty, or is a pool already.
+pub fn init_pool(path: &Path, name: &str) -> Result<PoolUuid, EngineError> {
+    if let crate::store::PoolLook::Pool(marker) = Pool::look(path)? {
+        return Err(EngineError::Conflict(format!(
+            "{} is a pool already ({}); nothing was changed",
+            path.display(),
+            marker.uuid
+        )));
+    }
+    let marker = new_marker(name)?;
+    Pool::init(path, &marker)?;
+    Ok(marker.uuid)
+}
+
+/// Gives a pool a new identity; answers the old and the new one.
+///
+/// # Errors
+/// It is no pool, or a daemon has it open.
+pub fn new_uuid(path: &Path) -> Result<(PoolUuid, PoolUuid), EngineError> {
+    let mut bits = [0; 16];
+    random(&mut bits)?;
+    let new = PoolUuid::from_bits(bits);
+    let old = Pool::replace_uuid(path, &new)?;
+    Ok((old, new))
+}
+
+/// What there is to say of each pool.
+#[must_use]
+pub fn pools(configured: &[PoolConfig]) -> Vec<PoolLine> {
+    let host = LinuxHost::new();
+    let line = |config: &PoolConfig| {
+        let mut line = PoolLine {
+            name: config.name.clone(),
+            path: config.path.clone(),
+            uuid: None,
+            state: "ready".to_owned(),
+            volumes: 0,
+            damaged: 0,
+            promised: ByteSize::ZERO,
+            total: None,
+            available: None,
+        };
+        match PoolView::open(&config.path) {
+            Err(error) => line.state = format!("away: {}", chain(&error)),
+            Ok(view) => {
+                line.uuid = Some(view.uuid().clone());
+                let space = host.space(view.directory()).ok();
+                line.total = space.map(|space| space.total);
+                line.available = space.map(|space| space.available);
+                for (_, record) in view.volumes().unwrap_or_default() {
+                    line.volumes += 1;
+                    match record {
+                        Ok(volume) => line.promised = line.promised.saturating_add(volume.size),
+                        Err(_) => line.damaged += 1,
+                    }
+                }
+            }
+        }
+        line
+    };
+    configured.iter().map(line).collect()
+}
+
+/// The volumes of all pools that can be read, by pool and key.
+#[must_use]
+pub fn volumes(configured: &[PoolConfig]) -> Vec<VolumeLine> {
+    let mut lines = Vec::new();
+    for config in configured {
+        let Ok(view) = PoolView::open(&config.path) else {
+            continue;
+        };
+        for (key, record) in view.volumes().unwrap_or_default() {
+            let record = record.map_err(|error| chain(&error));
+            let id = record.as_ref().ok().map(|volume| volume.id(view.uuid().tag()));
+            lines.push(VolumeLine { pool: config.name.clone(), key, id, record });
+        }
+    }
+    lines
+}
+
+/// Records that a volume is given up.
+///
+/// # Errors
+/// Its pool is here: then it can be deleted.
+pub fn forget(
+    root_dir: &Path,
+    configured: &[PoolConfig],
+    id: &VolumeId,
+) -> Result<(), EngineError> {
+    let here = configured
+        .iter()
+        .find(|config| PoolView::open(&config.path).is_ok_and(|view| view.uuid().tag() == id.pool));
+    if let Some(pool) = here {
+        return Err(EngineError::Precondition(format!(
+            "the pool {} of volume {id} is here; delete the volume instead",
+            pool.name
+        )));
+    }
+    Ok(StateDir::open(root_dir)?.forget(id)?)
+}

@@ -1,0 +1,410 @@
+//! The pools of this node: which are here, which are away, and why.
+//!
+//! Invariants:
+//! - A pool is written to only while its lock in `state/` is held and its path leads to the directory that was opened.
+//! - A known pool whose marker is absent or different is away, never made anew: an unmounted disk looks like an empty
+//!   directory.
+//! - Nothing here refuses to start. A pool that is away is tried again when somebody asks for it.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::reaper::{self, Reaper};
+use super::{EngineConfig, EngineError, chain};
+use crate::host::{Host, Space};
+use crate::store::{Charges, Marker, Pool, PoolLock, PoolLook, StateDir, StoreError};
+use crate::volume::{ByteSize, PoolChoice, PoolTag, PoolUuid};
+
+/// What volumes may never take of a pool's filesystem.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Reserve {
+    /// So many bytes.
+    Bytes(ByteSize),
+    /// That share of the filesystem, in percent.
+    Percent(u8),
+}
+
+impl Reserve {
+    /// The reserve of a filesystem of that size.
+    #[must_use]
+    pub fn of(self, total: ByteSize) -> ByteSize {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Percent(percent) => {
+                let share = u128::from(total.bytes()) * u128::from(percent) / 100;
+                ByteSize::new(u64::try_from(share).unwrap_or(u64::MAX))
+            }
+        }
+    }
+}
+
+/// A pool as it is configured.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PoolConfig {
+    /// Its name in StorageClasses.
+    pub name: String,
+    /// Its directory.
+    pub path: PathBuf,
+    /// `None`: 20 % when it shares its filesystem with the system, kubelet or container storage, otherwise 5 %.
+    pub reserve: Option<Reserve>,
+    /// Bytes promised for each real one; thick images are never overcommitted.
+    pub overcommit: f64,
+}
+
+/// A pool that is open for writing.
+#[derive(Debug)]
+pub(super) struct OpenPool {
+    pub(super) name: String,
+    pub(super) store: Pool,
+    pub(super) reserve: Reserve,
+    pub(super) overcommit: f64,
+    /// Promised to requests that have not ended.
+    pub(super) in_flight: Mutex<ByteSize>,
+    pub(super) reaper: Reaper,
+    _lock: PoolLock,
+}
+
+impl OpenPool {
+    pub(super) fn tag(&self) -> PoolTag {
+        self.store.uuid().tag()
+    }
+}
+
+/// How a pool is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PoolStatus {
+    /// Open.
+    Ready {
+        /// Its identity.
+        uuid: PoolUuid,
+    },
+    /// Another process has its lock; it may be the one that this process replaces.
+    Waiting(String),
+    /// Not usable, and why.
+    Away(String),
+}
+
+/// What there is to say of one pool.
+#[derive(Debug, Clone)]
+pub struct PoolReport {
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    pub path: PathBuf,
+    /// How it is.
+    pub status: PoolStatus,
+    /// Its filesystem, when it is open.
+    pub space: Option<Space>,
+    /// What it has promised, when it is open.
+    pub charges: Option<Charges>,
+}
+
+#[derive(Debug, Clone)]
+enum State {
+    Ready(Arc<OpenPool>),
+    Waiting(String),
+    Away(String),
+}
+
+impl State {
+    fn has_same_reason(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Away(one), Self::Away(two)) | (Self::Waiting(one), Self::Waiting(two)) => {
+                one == two
+            }
+            (Self::Ready(_) | Self::Waiting(_) | Self::Away(_), _) => false,
+        }
+    }
+}
+
+/// One configured pool. Neither lock is held over I/O that others wait for: a hung disk must not stop the other pools.
+#[derive(Debug)]
+struct Slot {
+    config: PoolConfig,
+    /// Held for a moment only.
+    state: Mutex<State>,
+    /// Held by the one thread that tries to open the pool.
+    opening: Mutex<()>,
+}
+
+/// All configured pools.
+#[derive(Debug)]
+pub(super) struct Pools {
+    slots: Vec<Slot>,
+    host: Arc<dyn Host>,
+    state: Arc<StateDir>,
+    init: bool,
+    /// A pool on the filesystem of one of these keeps a larger reserve.
+    system_paths: Vec<PathBuf>,
+}
+
+impl Slot {
+    fn state(&self) -> State {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // The state is replaced whole, so a panic while it was held has not broken it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ready(&self) -> Option<Arc<OpenPool>> {
+        match self.state() {
+            State::Ready(pool) => Some(pool),
+            State::Waiting(_) | State::Away(_) => None,
+        }
+    }
+
+    /// Replaces the state and says so once.
+    fn change(&self, next: State) {
+        let (pool, path) = (&self.config.name, self.config.path.display());
+        let mut state = self.lock();
+        match &next {
+            State::Ready(open) => {
+                tracing::info!(pool, %path, uuid = %open.store.uuid(), "pool is open");
+            }
+            State::Waiting(reason) | State::Away(reason) if !state.has_same_reason(&next) => {
+                tracing::warn!(pool, %path, reason, "pool is away");
+            }
+            State::Waiting(_) | State::Away(_) => {}
+        }
+        *state = next;
+    }
+}
+
+impl Pools {
+    pub(super) fn new(config: &EngineConfig, host: Arc<dyn Host>, state: Arc<StateDir>) -> Self {
+        let slot = |config: &PoolConfig| Slot {
+            config: config.clone(),
+            state: Mutex::new(State::Waiting("not opened yet".to_owned())),
+            opening: Mutex::default(),
+        };
+        let system = ["/", "/var/lib/containerd", "/var/lib/containers", "/var/lib/docker"];
+        let mut system_paths: Vec<PathBuf> = system.iter().map(PathBuf::from).collect();
+        system_paths.push(config.kubelet_dir.clone());
+        Self {
+            slots: config.pools.iter().map(slot).collect(),
+            host,
+            state,
+            init: config.init_pools,
+            system_paths,
+        }
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.slots.iter().map(|slot| slot.config.name.as_str())
+    }
+
+    /// Opens a pool if it is away, and has another try at its trash.
+    pub(super) fn retry(&self, name: &str) {
+        for slot in self.slots.iter().filter(|slot| slot.config.name == name) {
+            // A failure is kept as the state of the pool.
+            if let Ok(pool) = self.refresh(slot) {
+                reaper::wake(&pool, &self.host);
+            }
+        }
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        !self.slots.iter().any(|slot| matches!(slot.state(), State::Waiting(_)))
+    }
+
+    pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.slots.iter().map(|slot| slot.config.path.as_path())
+    }
+
+    /// The pool of a slot if it is here now; otherwise one try to open it.
+    fn refresh(&self, slot: &Slot) -> Result<Arc<OpenPool>, EngineError> {
+        if let Some(pool) = slot.ready() {
+            if pool.store.is_in_place() {
+                return Ok(pool);
+            }
+            // Lets go of it (when the last job is done with it), so that its disk can be unmounted.
+            slot.change(State::Away("its directory is no longer at its path".to_owned()));
+        }
+        let Ok(_turn) = slot.opening.try_lock() else {
+            return Err(away(&slot.config, "it is being opened; try again"));
+        };
+        match self.open(&slot.config) {
+            Ok(pool) => {
+                let pool = Arc::new(pool);
+                slot.change(State::Ready(Arc::clone(&pool)));
+                reaper::wake(&pool, &self.host);
+                Ok(pool)
+            }
+            Err(error) => {
+                let reason = chain(&error);
+                slot.change(if matches!(error, EngineError::Store(StoreError::Locked { .. })) {
+                    State::Waiting(reason.clone())
+                } else {
+                    State::Away(reason.clone())
+                });
+                Err(away(&slot.config, &reason))
+            }
+        }
+    }
+
+    /// Opens a pool by the rules of its life: known, new, adopted or refused.
+    fn open(&self, config: &PoolConfig) -> Result<OpenPool, EngineError> {
+        let lock = self.state.lock(&config.name)?;
+        let known = self.state.known(&config.name)?;
+        match (Pool::look(&config.path)?, &known) {
+            (PoolLook::Pool(marker), Some(known)) if marker.uuid != *known => {
+                return Err(EngineError::Away(format!(
+                    "another pool ({}) lies there, not {known}; mount the right disk",
+                    marker.uuid
+                )));
+            }
+            (PoolLook::Pool(_), _) => {}
+            (PoolLook::Absent | PoolLook::Empty | PoolLook::Foreign(_), Some(known)) => {
+                return Err(EngineError::Away(format!(
+                    "its marker pool.json (pool {known}) is not there; its disk is probably not mounted"
+                )));
+            }
+            (PoolLook::Absent | PoolLook::Empty, None) if self.init => {
+                Pool::init(&config.path, &new_marker(&config.name)?)?;
+            }
+            (PoolLook::Absent | PoolLook::Empty, None) => {
+                return Err(EngineError::Away(
+                    "it is not a pool yet; run `orlop pool init`, or serve with --init-pools"
+                        .to_owned(),
+                ));
+            }
+            (PoolLook::Foreign(found), None) => {
+                return Err(StoreError::NotEmpty { path: config.path.clone(), found }.into());
+            }
+        }
+        let store = Pool::open(&config.path, &*self.host)?;
+        if known.as_ref() != Some(store.uuid()) {
+            self.state.remember(&config.name, store.uuid(), &config.path)?;
+        }
+        let store = OpenPool {
+            name: config.name.clone(),
+            reserve: config.reserve.unwrap_or_else(|| self.default_reserve(&config.path)),
+            overcommit: config.overcommit,
+            in_flight: Mutex::default(),
+            reaper: Reaper::default(),
+            store,
+            _lock: lock,
+        };
+        Ok(store)
+    }
+
+    /// Kubelet evicts pods at 10 to 15 % free, so a pool must not take a shared filesystem that far.
+    fn default_reserve(&self, path: &Path) -> Reserve {
+        let device =
+            |path: &Path| self.host.node(path).ok().flatten().map(|node| node.identity.device);
+        let own = device(path);
+        let shared = own.is_some() && self.system_paths.iter().any(|path| device(path) == own);
+        Reserve::Percent(if shared { 20 } else { 5 })
+    }
+
+    /// All pools that are here now, without those whose identity is not their own.
+    pub(super) fn here(&self) -> Vec<Arc<OpenPool>> {
+        let open: Vec<_> = self.slots.iter().filter_map(|slot| self.refresh(slot).ok()).collect();
+        let single =
+            |pool: &Arc<OpenPool>| open.iter().filter(|p| p.tag() == pool.tag()).count() == 1;
+        open.iter().filter(|pool| single(pool)).cloned().collect()
+    }
+
+    /// The pools that a new volume may go to.
+    ///
+    /// # Errors
+    /// No pool has that name, or it is away.
+    pub(super) fn chosen(&self, choice: &PoolChoice) -> Result<Vec<Arc<OpenPool>>, EngineError> {
+        let PoolChoice::Named(name) = choice else {
+            return Ok(self.here());
+        };
+        let Some(slot) = self.slots.iter().find(|slot| slot.config.name == *name) else {
+            let names: Vec<_> = self.slots.iter().map(|slot| slot.config.name.as_str()).collect();
+            return Err(EngineError::Invalid(format!(
+                "parameter pool has the value {name:?}; this node's pools are: {}",
+                names.join(", ")
+            )));
+        };
+        let pool = self.refresh(slot)?;
+        Ok(vec![self.by_tag(&pool.tag())?])
+    }
+
+    /// One configured pool that is away, if there is one.
+    pub(super) fn first_away(&self) -> Option<EngineError> {
+        self.slots.iter().find_map(|slot| self.refresh(slot).err())
+    }
+
+    /// The pool of that tag.
+    ///
+    /// # Errors
+    /// [`EngineError::Away`]: it is not here. Never "not found": the volume may well exist.
+    pub(super) fn by_tag(&self, tag: &PoolTag) -> Result<Arc<OpenPool>, EngineError> {
+        if !self.slots.iter().any(|slot| slot.ready().is_some_and(|pool| pool.tag() == *tag)) {
+            for slot in self.slots.iter().filter(|slot| slot.ready().is_none()) {
+                let _open_or_away = self.refresh(slot);
+            }
+        }
+        let mut found = self
+            .slots
+            .iter()
+            .filter_map(|slot| Some((slot, slot.ready()?)))
+            .filter(|(_, pool)| pool.tag() == *tag);
+        match (found.next(), found.next()) {
+            (Some((slot, _)), None) => self.refresh(slot),
+            (Some((_, one)), Some((_, other))) => Err(EngineError::Away(format!(
+                "the pools {} and {} have the same UUID {}; one is a copy of the other: take it out of the configuration or run `orlop pool new-uuid` on it",
+                one.name,
+                other.name,
+                one.store.uuid()
+            ))),
+            (None, _) => Err(EngineError::Away(format!(
+                "the pool {tag} is not on this node now; mount its disk, or give the volume up with `orlop volume forget`"
+            ))),
+        }
+    }
+
+    pub(super) fn reports(&self) -> Vec<PoolReport> {
+        let report = |slot: &Slot| {
+            let opened = self.refresh(slot).ok();
+            let status = match slot.state() {
+                State::Ready(pool) => PoolStatus::Ready { uuid: pool.store.uuid().clone() },
+                State::Waiting(reason) => PoolStatus::Waiting(reason),
+                State::Away(reason) => PoolStatus::Away(reason),
+            };
+            PoolReport {
+                name: slot.config.name.clone(),
+                path: slot.config.path.clone(),
+                status,
+                space: opened
+                    .as_ref()
+                    .and_then(|pool| self.host.space(pool.store.directory()).ok()),
+                charges: opened.as_ref().map(|pool| pool.store.charges()),
+            }
+        };
+        self.slots.iter().map(report).collect()
+    }
+
+    pub(super) fn drain_trash(&self) {
+        for pool in self.here() {
+            reaper::drain(&pool, &*self.host);
+        }
+    }
+}
+
+fn away(config: &PoolConfig, reason: &str) -> EngineError {
+    EngineError::Away(format!("pool {} ({}) is away: {reason}", config.name, config.path.display()))
+}
+
+/// A marker with a new identity.
+///
+/// # Errors
+/// The kernel has no random numbers.
+pub(super) fn new_marker(name: &str) -> Result<Marker, EngineError> {
+    let mut bits = [0; 16];
+    random(&mut bits)?;
+    Ok(Marker { uuid: PoolUuid::from_bits(bits), name: name.to_owned() })
+}
+
+/// Unpredictable bits.
+pub(super) fn random(bits: &mut [u8]) -> Result<(), EngineError> {
+    getrandom::fill(bits).map_err(|e| {
+        StoreError::io("read random numbers from", "getrandom(2)", std::io::Error::other(e)).into()
+    })
+}

@@ -1,0 +1,102 @@
+//! NodePublishVolume and NodeUnpublishVolume.
+
+use std::path::{Path, PathBuf};
+
+use super::apply::{Target, refusal};
+use super::observe::loop_seen;
+use super::plan::{self, PublishView};
+use super::stage::{DEVICE, check_capability, flags, no_parent};
+use super::{Engine, EngineError};
+use crate::host::MountEntry;
+use crate::volume::{VolumeCapability, VolumeId};
+
+/// What NodePublishVolume asks for.
+#[derive(Debug, Clone)]
+pub struct PublishRequest {
+    /// Which volume.
+    pub id: VolumeId,
+    /// Where it is staged.
+    pub staging: PathBuf,
+    /// Where the pod will see it.
+    pub target: PathBuf,
+    /// How it will be used.
+    pub capability: VolumeCapability,
+    /// The pod may not write.
+    pub read_only: bool,
+}
+
+impl Engine {
+    /// Shows a staged volume at a target path.
+    ///
+    /// # Errors
+    /// See [`EngineError`]; nothing is left half done.
+    pub fn publish(&self, request: &PublishRequest) -> Result<(), EngineError> {
+        let located = self.locate(&request.id)?;
+        check_capability(located.volume(), &request.capability)?;
+        let not_staged = || {
+            EngineError::Precondition(format!(
+                "{} is not a staging path; call NodeStageVolume first",
+                request.staging.display()
+            ))
+        };
+        let staging = self.mount_path(&request.staging)?.ok_or_else(not_staged)?;
+        let target = self.mount_path(&request.target)?.ok_or_else(|| no_parent(&request.target))?;
+        let observed = self.observe(&located)?;
+        let block = located.volume().resolved.is_block();
+        let staged_at = if block { staging.join(DEVICE) } else { staging };
+        let flags = flags(&request.capability);
+        let mode = request.capability.mode;
+        let staged_device = observed.table.top_at(&staged_at).and_then(MountEntry::bound_loop_node);
+        let view = PublishView {
+            kind: observed.data.kind(),
+            staged: self.seen(&observed, &staged_at)?,
+            device: staged_device.and_then(|number| Some(loop_seen(observed.device(number)?.0))),
+            attributes: flags.attributes.or_read_only(request.read_only || mode.reads_only()),
+            seen: self.seen(&observed, &target)?,
+            exclusive: mode.is_exclusive(),
+            one_writer: mode.has_one_writer(),
+            others: observed.other_targets(&[&staged_at, &target]),
+            target,
+        };
+        let steps = plan::publish(&view).map_err(refusal)?;
+        if steps.is_empty() {
+            return Ok(());
+        }
+        let target = Target {
+            located: &located,
+            data: &observed.data,
+            staged: Some(&staged_at),
+            options: &flags.options,
+        };
+        self.apply(&target, &steps)
+    }
+
+    /// Undoes a publish from the path, the mount table and the loop devices alone. What is not there is fine.
+    ///
+    /// # Errors
+    /// The kernel refuses to unmount, or the path holds files that are not the volume's.
+    pub fn unpublish(&self, target: &Path) -> Result<(), EngineError> {
+        let Some(target) = self.mount_path(target)? else {
+            return Ok(());
+        };
+        let table = self.host.mounts()?;
+        let bound = table.top_at(&target).and_then(MountEntry::bound_loop_node);
+        self.unmount_all(&target)?;
+        if let Some(number) = bound {
+            self.detach_view(number)?;
+        }
+        Ok(self.host.remove_mount_point(&target)?)
+    }
+
+    /// Detaches a read-only view that this driver made for one target path; other loop devices are left alone.
+    fn detach_view(&self, number: u32) -> Result<(), EngineError> {
+        let Some(status) = self.host.loop_status(number)? else {
+            return Ok(());
+        };
+        let ours = status.label.parse::<VolumeId>().is_ok();
+        if ours && status.read_only && status.backing_device.is_some() {
+            self.host.detach(number)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,244 @@
+//! NodeStageVolume and NodeUnstageVolume.
+
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use super::apply::{Target, refusal};
+use super::create::loop_filesystem;
+use super::observe::{Data, loop_seen};
+use super::plan::{self, StageView};
+use super::{Engine, EngineError, Located, chain};
+use crate::host::{DeviceNumber, HostError, MountEntry, MountTable, NodeKind};
+use crate::store::{IMAGE, Resolved, Volume};
+use crate::volume::{AccessType, MountFlags, VolumeCapability, VolumeId};
+
+/// The file beneath the staging path of a raw block volume that its device node is bound on.
+pub(super) const DEVICE: &str = "device";
+
+/// What NodeStageVolume asks for.
+#[derive(Debug, Clone)]
+pub struct StageRequest {
+    /// Which volume.
+    pub id: VolumeId,
+    /// Where.
+    pub staging: PathBuf,
+    /// How it will be used.
+    pub capability: VolumeCapability,
+}
+
+/// The mount flags of a capability; a device has none.
+pub(super) fn flags(capability: &VolumeCapability) -> MountFlags {
+    match &capability.access {
+        AccessType::Mount { flags, .. } => flags.clone(),
+        AccessType::Block => MountFlags::default(),
+    }
+}
+
+/// The volume can be used in that way.
+///
+/// # Errors
+/// [`EngineError::Precondition`] when it is of another kind, [`EngineError::Invalid`] for a flag that it does not take.
+pub(super) fn check_capability(
+    volume: &Volume,
+    capability: &VolumeCapability,
+) -> Result<(), EngineError> {
+    let mismatch = |text: String| Err(EngineError::Precondition(text));
+    match (&capability.access, volume.resolved) {
+        (AccessType::Block, Resolved::Loop { filesystem: None, .. }) => Ok(()),
+        (AccessType::Block, Resolved::Hostpath | Resolved::Loop { .. }) => {
+            mismatch("the volume has a filesystem; it cannot be used as a raw block device".to_owned())
+        }
+        (AccessType::Mount { .. }, Resolved::Loop { filesystem: None, .. }) => mismatch(
+            "the volume is a raw block device without a filesystem; it is never formatted after its birth".to_owned(),
+        ),
+        (AccessType::Mount { flags, .. }, Resolved::Hostpath) => {
+            flags.check(None).map_err(|e| EngineError::Invalid(e.to_string()))
+        }
+        (AccessType::Mount { filesystem, flags }, Resolved::Loop { filesystem: Some(has), .. }) => {
+            match loop_filesystem(filesystem)? {
+                Some(asked) if asked != has => {
+                    mismatch(format!("the volume has {has}, the request asks for {asked}; a volume keeps its filesystem"))
+                }
+                Some(_) | None => {
+                    flags.check(Some(has)).map_err(|e| EngineError::Invalid(e.to_string()))
+                }
+            }
+        }
+    }
+}
+
+impl Engine {
+    /// Makes a volume ready on this node: binds its directory, mounts its filesystem, or attaches its device.
+    ///
+    /// # Errors
+    /// See [`EngineError`]; nothing is left half done.
+    pub fn stage(&self, request: &StageRequest) -> Result<(), EngineError> {
+        let located = self.locate(&request.id)?;
+        check_capability(located.volume(), &request.capability)?;
+        let staging =
+            self.mount_path(&request.staging)?.ok_or_else(|| no_parent(&request.staging))?;
+        let observed = self.observe(&located)?;
+        let flags = flags(&request.capability);
+        let block = located.volume().resolved.is_block();
+        let path = if block { staging.join(DEVICE) } else { staging.clone() };
+        let loops = match &observed.data {
+            Data::Directory { .. } => Vec::new(),
+            Data::Image { loops, .. } => loops.iter().map(loop_seen).collect(),
+        };
+        let view = StageView {
+            kind: observed.data.kind(),
+            seen: self.seen(&observed, &path)?,
+            path,
+            staging,
+            attributes: flags.attributes.or_read_only(request.capability.mode.reads_only()),
+            loops,
+            outgrown: self.is_outgrown(&located)?,
+            grows_mounted: self.grows_mounted(&located),
+        };
+        let steps = plan::stage(&view).map_err(refusal)?;
+        let target = Target {
+            located: &located,
+            data: &observed.data,
+            staged: None,
+            options: &flags.options,
+        };
+        self.apply(&target, &steps)
+    }
+
+    /// The filesystem of the volume can grow while it is mounted.
+    pub(super) fn grows_mounted(&self, located: &Located) -> bool {
+        match located.volume().resolved {
+            Resolved::Loop { filesystem: Some(filesystem), .. } => {
+                self.host.can_grow_mounted(filesystem)
+            }
+            Resolved::Loop { filesystem: None, .. } | Resolved::Hostpath => true,
+        }
+    }
+
+    /// The filesystem of the volume is smaller than its image.
+    pub(super) fn is_outgrown(&self, located: &Located) -> Result<bool, EngineError> {
+        let Resolved::Loop { filesystem: Some(_), .. } = located.volume().resolved else {
+            return Ok(false);
+        };
+        let file = located.pool.store.open_volume(&located.volume().key)?.file(IMAGE)?;
+        let metadata = file.metadata().map_err(|e| HostError::call("look at", IMAGE, e))?;
+        let signature = self.host.probe(file.as_fd())?;
+        Ok(signature.is_some_and(|signature| signature.size.bytes() < metadata.len()))
+    }
+
+    /// Undoes a stage from the path, the mount table and the loop devices alone. What is not there is fine.
+    ///
+    /// # Errors
+    /// The volume is still published as a device, or the kernel refuses to unmount.
+    pub fn unstage(&self, id: &str, staging: &Path) -> Result<(), EngineError> {
+        let Some(staging) = self.mount_path(staging)? else {
+            return Ok(());
+        };
+        let table = self.host.mounts()?;
+        let device = staging.join(DEVICE);
+        let number = table.top_at(&device).and_then(MountEntry::bound_loop_node);
+        if let Some(number) = number {
+            self.refuse_published_device(&table, number, &device)?;
+        }
+        self.unmount_all(&device)?;
+        if number.is_some() || self.is_leftover_file(&device)? {
+            self.host.remove_mount_point(&device)?;
+        }
+        self.unmount_all(&staging)?;
+        self.detach_devices_of(id, number)
+    }
+
+    /// A file that a killed stage made to bind a device on.
+    fn is_leftover_file(&self, device: &Path) -> Result<bool, EngineError> {
+        let node = self.host.node(device)?;
+        Ok(node.is_some_and(|node| node.kind == NodeKind::File))
+    }
+
+    /// A pod that still has the device would lose it.
+    fn refuse_published_device(
+        &self,
+        table: &MountTable,
+        number: u32,
+        staged: &Path,
+    ) -> Result<(), EngineError> {
+        let views = self.views_of(number)?;
+        let published = table.iter().find(|entry| {
+            let bound = entry.bound_loop_node();
+            entry.mount_point != staged && bound.is_some_and(|n| n == number || views.contains(&n))
+        });
+        match published {
+            None => Ok(()),
+            Some(entry) => Err(EngineError::Precondition(format!(
+                "the device is still published at {}; unpublish it first",
+                entry.mount_point.display()
+            ))),
+        }
+    }
+
+    /// The read-only loop devices on a loop device.
+    fn views_of(&self, number: u32) -> Result<Vec<u32>, EngineError> {
+        let below = DeviceNumber::of_loop(number);
+        let loops = self.host.loops()?;
+        let views = loops.iter().filter(|status| status.backing_device == Some(below));
+        Ok(views.map(|status| status.number).collect())
+    }
+
+    /// Detaches the raw-block loop devices that carry the volume's label and that no mount shows. The label, not the
+    /// number, says whose they are: a number is handed to somebody else's image as soon as it is free.
+    fn detach_devices_of(&self, id: &str, staged: Option<u32>) -> Result<(), EngineError> {
+        let table = self.host.mounts()?;
+        let mut loops = self.host.loops()?;
+        loops.retain(|status| status.label == id && !status.autoclear);
+        // Views before what they lie on.
+        loops.sort_by_key(|status| status.backing_device.is_none());
+        for status in &loops {
+            let shown = |entry: &MountEntry| {
+                entry.bound_loop_node().or_else(|| entry.mounted_loop()) == Some(status.number)
+            };
+            if let Some(entry) = table.iter().find(|entry| shown(entry)) {
+                tracing::warn!(volume = id, device = status.number, at = %entry.mount_point.display(), "loop device is still shown; left attached");
+                continue;
+            }
+            self.host.detach(status.number)?;
+        }
+        if let Some(number) = staged.filter(|n| !loops.iter().any(|status| status.number == *n)) {
+            tracing::warn!(
+                volume = id,
+                device = number,
+                "the staged loop device is not this volume's any more; left alone"
+            );
+        }
+        Ok(())
+    }
+
+    /// Unmounts whatever is mounted at exactly this path, the topmost first.
+    pub(super) fn unmount_all(&self, path: &Path) -> Result<(), EngineError> {
+        // Bounded: whoever mounts there faster than this unmounts is not kubelet.
+        for _ in 0..64 {
+            if self.host.mounts()?.top_at(path).is_none() {
+                return Ok(());
+            }
+            self.host.unmount(path).map_err(|error| busy(path, error))?;
+        }
+        Err(EngineError::Precondition(format!("{} keeps being mounted on", path.display())))
+    }
+}
+
+fn busy(path: &Path, error: HostError) -> EngineError {
+    if error.errno() == Some(nix::errno::Errno::EBUSY) {
+        EngineError::Precondition(format!(
+            "{} is in use by a process ({}); end it, then repeat",
+            path.display(),
+            chain(&error)
+        ))
+    } else {
+        error.into()
+    }
+}
+
+pub(super) fn no_parent(path: &Path) -> EngineError {
+    EngineError::Precondition(format!(
+        "the directory above {} does not exist; the CO makes it before the call",
+        path.display()
+    ))
+}

@@ -1,0 +1,83 @@
+//! What can go wrong with a pool.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A failure in a pool. `Display` leaves out the source; whoever prints it prints the chain.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A system call failed.
+    #[error("{operation} {}", path.display())]
+    Io {
+        /// What was tried, as a verb.
+        operation: &'static str,
+        /// On what, relative to the pool where it lies in one.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A record or marker cannot be read or does not belong where it lies.
+    #[error("{} is damaged: {reason}; nothing was changed, restore it from a copy", path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A record or marker was written by a later release in a way that this one cannot read.
+    #[error("{} needs a later release of orlop (it asks for reader {needs}, this one is reader {reader})", path.display())]
+    TooNew {
+        /// Which file.
+        path: PathBuf,
+        /// The reader it asks for.
+        needs: u32,
+        /// The reader this is.
+        reader: u32,
+    },
+    /// The directory cannot become a pool.
+    #[error("{} cannot become a pool: it holds {found:?}; choose an empty or absent directory", path.display())]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+        /// One name that is in it.
+        found: String,
+    },
+    /// Another daemon writes to the pool.
+    #[error("{} is locked by another orlop process; stop it first", path.display())]
+    Locked {
+        /// The lock file or directory.
+        path: PathBuf,
+    },
+    /// Something already lies where a new volume is to go.
+    #[error("{} exists already", path.display())]
+    Exists {
+        /// The place.
+        path: PathBuf,
+    },
+}
+
+impl StoreError {
+    /// A failed system call.
+    pub fn io(
+        operation: &'static str,
+        path: impl AsRef<Path>,
+        source: impl Into<io::Error>,
+    ) -> Self {
+        Self::Io { operation, path: path.as_ref().to_owned(), source: source.into() }
+    }
+
+    /// The kernel said that there is no room.
+    #[must_use]
+    pub fn is_no_space(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            Self::Damaged { .. }
+            | Self::TooNew { .. }
+            | Self::NotEmpty { .. }
+            | Self::Locked { .. }
+            | Self::Exists { .. } => false,
+        }
+    }
+}

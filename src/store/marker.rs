@@ -1,0 +1,171 @@
+//! `pool.json`: what makes a directory a pool.
+//!
+//! Becoming a pool is an explicit act ([`init`]); nothing else ever makes a marker. An unmounted disk looks exactly
+//! like an empty directory, so an absent marker is never a reason to make one.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::record::READER;
+use super::{StoreError, dir};
+use crate::fault;
+use crate::volume::PoolUuid;
+
+/// The marker's file name.
+pub(super) const MARKER: &str = "pool.json";
+
+/// The directories of a pool.
+pub(super) const DIRECTORIES: [&str; 6] =
+    ["incoming", "volumes", "snapshots", "archive", "retained", "trash"];
+
+/// What the marker says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Marker {
+    /// The pool's identity.
+    pub uuid: PoolUuid,
+    /// The name it was made under; the configuration may give it another.
+    pub name: String,
+}
+
+/// What a directory looks like to somebody who wants a pool there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PoolLook {
+    /// There is no such directory.
+    Absent,
+    /// Nothing is in it, or only what an interrupted [`init`] leaves.
+    Empty,
+    /// A pool.
+    Pool(Marker),
+    /// Something else; one name that is in it.
+    Foreign(String),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct MarkerFile {
+    format: u32,
+    min_reader: u32,
+    uuid: String,
+    name: String,
+}
+
+/// Reads the marker in a directory.
+pub(super) fn read(pool: BorrowedFd<'_>) -> Result<Option<Marker>, StoreError> {
+    let Some(content) = dir::read_file(pool, MARKER)? else {
+        return Ok(None);
+    };
+    let damaged = |reason: String| StoreError::Damaged { path: MARKER.into(), reason };
+    let file: MarkerFile = serde_json::from_slice(&content).map_err(|e| damaged(e.to_string()))?;
+    if file.min_reader > READER {
+        return Err(StoreError::TooNew {
+            path: MARKER.into(),
+            needs: file.min_reader,
+            reader: READER,
+        });
+    }
+    let uuid = file.uuid.parse().map_err(|e: crate::volume::IdError| damaged(e.to_string()))?;
+    Ok(Some(Marker { uuid, name: file.name }))
+}
+
+/// Writes the marker.
+pub(super) fn write(pool: BorrowedFd<'_>, marker: &Marker) -> Result<(), StoreError> {
+    let file = MarkerFile {
+        format: 1,
+        min_reader: 1,
+        uuid: marker.uuid.to_string(),
+        name: marker.name.clone(),
+    };
+    let mut text = serde_json::to_vec_pretty(&file)
+        .map_err(|e| StoreError::io("write", MARKER, std::io::Error::from(e)))?;
+    text.push(b'\n');
+    dir::write_file(pool, MARKER, &text)
+}
+
+/// Opens the directory of a pool by its path; the one place where a path from outside is followed.
+pub(super) fn open_path(path: &Path) -> Result<Option<OwnedFd>, StoreError> {
+    use nix::fcntl::{OFlag, open};
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    match open(path, flags, nix::sys::stat::Mode::empty()) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(nix::errno::Errno::ENOENT) => Ok(None),
+        Err(e) => Err(StoreError::io("open", path, e)),
+    }
+}
+
+/// What lies at a path.
+///
+/// # Errors
+/// It cannot be read, or a marker is there and damaged.
+pub(super) fn look(path: &Path) -> Result<PoolLook, StoreError> {
+    let Some(pool) = open_path(path)? else {
+        return Ok(PoolLook::Absent);
+    };
+    if let Some(marker) = read(pool.as_fd())? {
+        return Ok(PoolLook::Pool(marker));
+    }
+    for name in dir::names(pool.as_fd())? {
+        if !is_leftover_of_init(pool.as_fd(), &name)? {
+            return Ok(PoolLook::Foreign(name.to_string_lossy().into_owned()));
+        }
+    }
+    Ok(PoolLook::Empty)
+}
+
+/// An empty directory with one of our names, a marker that was not finished, or what mkfs.ext4 leaves.
+fn is_leftover_of_init(pool: BorrowedFd<'_>, name: &OsStr) -> Result<bool, StoreError> {
+    let name_text = name.to_string_lossy();
+    if name_text == format!("{MARKER}{}", dir::TEMPORARY_SUFFIX) {
+        return Ok(true);
+    }
+    if name_text != "lost+found" && !DIRECTORIES.contains(&name_text.as_ref()) {
+        return Ok(false);
+    }
+    match dir::find_dir(pool, name)? {
+        Some(inside) => Ok(dir::names(inside.as_fd())?.is_empty()),
+        None => Ok(true),
+    }
+}
+
+/// Makes a pool of an empty or absent directory. The marker comes last: until it is there, this can be repeated.
+///
+/// # Errors
+/// The directory is not empty, or a system call failed.
+pub(super) fn init(path: &Path, marker: &Marker) -> Result<(), StoreError> {
+    if let PoolLook::Foreign(found) = look(path)? {
+        return Err(StoreError::NotEmpty { path: path.to_owned(), found });
+    }
+    make_path(path)?;
+    let pool =
+        open_path(path)?.ok_or_else(|| StoreError::io("open", path, nix::errno::Errno::ENOENT))?;
+    for name in DIRECTORIES {
+        dir::make_dir(pool.as_fd(), name)?;
+    }
+    dir::sync(pool.as_fd(), path)?;
+    fault::point!("store.init.directories")
+        .map_err(|e| StoreError::io("make a pool in", path, e))?;
+    write(pool.as_fd(), marker)
+}
+
+/// Makes a directory with its parents, mode 0700, and flushes each that is new into its parent.
+pub(super) fn make_path(path: &Path) -> Result<(), StoreError> {
+    use std::os::unix::fs::DirBuilderExt;
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        make_path(parent)?;
+    }
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(StoreError::io("create the directory", path, e));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    match path.parent().map(open_path).transpose()?.flatten() {
+        Some(parent) => dir::sync(parent, path),
+        None => Ok(()),
+    }
+}

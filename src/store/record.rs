@@ -1,0 +1,438 @@
+//! `volume.json`: everything that must be remembered of a volume.
+//!
+//! The structs with `serde` are the disk's; [`Volume`] is what the rest of the driver works with. Fields that this
+//! release does not know are kept and written back, so that a rollback does not damage newer records. A record does
+//! not name its pool: a disk that moves, or a pool with a new UUID, brings its volumes along.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::StoreError;
+use crate::volume::{
+    Allocation, Backend, ByteSize, CapacityRange, DirectIo, Filesystem, Generation, Key, OnDelete,
+    PoolTag, VolumeId,
+};
+
+/// The record's file name.
+pub(super) const RECORD: &str = "volume.json";
+/// What this release writes.
+const FORMAT: u32 = 1;
+/// What this release can read: a record asks for a reader of at least its `minReader`.
+pub(super) const READER: u32 = 1;
+
+/// The request as it was understood at birth: what a retry is compared with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The sizes that it accepted.
+    pub capacity: CapacityRange,
+    /// It asked for a raw block device.
+    pub block: bool,
+    /// The filesystem it asked for; `None` when it left that open.
+    pub filesystem: Option<Filesystem>,
+    /// Its parameters with defaults filled in, without mutable ones.
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// What the request became.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resolved {
+    /// A directory.
+    Hostpath,
+    /// An image.
+    Loop {
+        /// Its filesystem; `None` for raw block.
+        filesystem: Option<Filesystem>,
+        /// Logical sector size of its loop device, in bytes; part of the format.
+        sector: u32,
+        /// Whether its blocks are reserved.
+        allocation: Allocation,
+        /// Direct I/O of its loop device.
+        direct_io: DirectIo,
+    },
+}
+
+impl Resolved {
+    /// Which backend holds the data.
+    #[must_use]
+    pub const fn backend(self) -> Backend {
+        match self {
+            Self::Hostpath => Backend::Hostpath,
+            Self::Loop { .. } => Backend::Loop,
+        }
+    }
+
+    /// It is a raw block device.
+    #[must_use]
+    pub const fn is_block(self) -> bool {
+        matches!(self, Self::Loop { filesystem: None, .. })
+    }
+}
+
+/// A volume as its record tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// Its directory.
+    pub key: Key,
+    /// Which of the volumes that ever had this name.
+    pub generation: Generation,
+    /// The CO's name.
+    pub name: String,
+    /// When it was born, RFC 3339.
+    pub created: String,
+    /// What was asked for.
+    pub request: Request,
+    /// What was made.
+    pub resolved: Resolved,
+    /// How large it is now.
+    pub size: ByteSize,
+    /// What becomes of its data.
+    pub on_delete: OnDelete,
+}
+
+impl Volume {
+    /// Its id in the pool with that tag.
+    #[must_use]
+    pub fn id(&self, pool: PoolTag) -> VolumeId {
+        VolumeId { pool, key: self.key.clone(), generation: self.generation.clone() }
+    }
+}
+
+/// A volume together with the fields of its record that this release does not know.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record {
+    /// What is known.
+    pub volume: Volume,
+    /// The record as it was read.
+    raw: Map<String, Value>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RecordFile {
+    format: u32,
+    min_reader: u32,
+    key: String,
+    generation: String,
+    name: String,
+    created: String,
+    request: RequestFile,
+    resolved: ResolvedFile,
+    current: CurrentFile,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RequestFile {
+    required_bytes: u64,
+    limit_bytes: Option<u64>,
+    access: String,
+    filesystem: Option<String>,
+    parameters: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ResolvedFile {
+    backend: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    image: Option<ImageFile>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ImageFile {
+    filesystem: Option<String>,
+    sector_bytes: u32,
+    allocation: String,
+    #[serde(rename = "directIO")]
+    direct_io: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct CurrentFile {
+    size_bytes: u64,
+    on_delete: String,
+}
+
+/// A word of the record that is none of the known ones.
+fn unknown(field: &'static str, word: &str) -> String {
+    format!("{field} is {word:?}, which this release does not know")
+}
+
+fn filesystem(field: &'static str, word: Option<&str>) -> Result<Option<Filesystem>, String> {
+    word.map(|word| Filesystem::from_word(word).ok_or_else(|| unknown(field, word))).transpose()
+}
+
+impl ResolvedFile {
+    fn of(resolved: Resolved) -> Self {
+        let image = match resolved {
+            Resolved::Hostpath => None,
+            Resolved::Loop { filesystem, sector, allocation, direct_io } => Some(ImageFile {
+                filesystem: filesystem.map(|filesystem| filesystem.to_string()),
+                sector_bytes: sector,
+                allocation: allocation.to_string(),
+                direct_io: direct_io.to_string(),
+            }),
+        };
+        Self { backend: resolved.backend().to_string(), image }
+    }
+
+    fn read(&self) -> Result<Resolved, String> {
+        let backend = Backend::from_word(&self.backend)
+            .ok_or_else(|| unknown("resolved.backend", &self.backend))?;
+        match (backend, &self.image) {
+            (Backend::Hostpath, None) => Ok(Resolved::Hostpath),
+            (Backend::Hostpath, Some(_)) => {
+                Err("a hostpath volume has no resolved.image".to_owned())
+            }
+            (Backend::Loop, None) => Err("a loop volume needs resolved.image".to_owned()),
+            (Backend::Loop, Some(image)) => {
+                if !matches!(image.sector_bytes, 512 | 4096) {
+                    return Err(format!("sectorBytes is {}, not 512 or 4096", image.sector_bytes));
+                }
+                Ok(Resolved::Loop {
+                    filesystem: filesystem(
+                        "resolved.image.filesystem",
+                        image.filesystem.as_deref(),
+                    )?,
+                    sector: image.sector_bytes,
+                    allocation: Allocation::from_word(&image.allocation)
+                        .ok_or_else(|| unknown("resolved.image.allocation", &image.allocation))?,
+                    direct_io: DirectIo::from_word(&image.direct_io)
+                        .ok_or_else(|| unknown("resolved.image.directIO", &image.direct_io))?,
+                })
+            }
+        }
+    }
+}
+
+impl RecordFile {
+    fn of(volume: &Volume) -> Self {
+        Self {
+            format: FORMAT,
+            min_reader: 1,
+            key: volume.key.to_string(),
+            generation: volume.generation.to_string(),
+            name: volume.name.clone(),
+            created: volume.created.clone(),
+            request: RequestFile {
+                required_bytes: volume.request.capacity.required.bytes(),
+                limit_bytes: volume.request.capacity.limit.map(ByteSize::bytes),
+                access: if volume.request.block { "block" } else { "mount" }.to_owned(),
+                filesystem: volume.request.filesystem.map(|filesystem| filesystem.to_string()),
+                parameters: volume.request.parameters.clone(),
+            },
+            resolved: ResolvedFile::of(volume.resolved),
+            current: CurrentFile {
+                size_bytes: volume.size.bytes(),
+                on_delete: volume.on_delete.to_string(),
+            },
+        }
+    }
+
+    fn read(self) -> Result<Volume, String> {
+        let block = match self.request.access.as_str() {
+            "block" => true,
+            "mount" => false,
+            other => return Err(unknown("request.access", other)),
+        };
+        Ok(Volume {
+            key: self.key.parse().map_err(|e: crate::volume::IdError| e.to_string())?,
+            generation: self
+                .generation
+                .parse()
+                .map_err(|e: crate::volume::IdError| e.to_string())?,
+            name: self.name,
+            created: self.created,
+            request: Request {
+                capacity: CapacityRange {
+                    required: ByteSize::new(self.request.required_bytes),
+                    limit: self.request.limit_bytes.map(ByteSize::new),
+                },
+                block,
+                filesystem: filesystem("request.filesystem", self.request.filesystem.as_deref())?,
+                parameters: self.request.parameters,
+            },
+            resolved: self.resolved.read()?,
+            size: ByteSize::new(self.current.size_bytes),
+            on_delete: OnDelete::from_word(&self.current.on_delete)
+                .ok_or_else(|| unknown("current.onDelete", &self.current.on_delete))?,
+        })
+    }
+}
+
+/// Puts the known fields over the record that was read; what is not known stays.
+fn merge(over: &mut Map<String, Value>, known: Map<String, Value>) {
+    for (name, value) in known {
+        match (over.get_mut(&name), value) {
+            (Some(Value::Object(old)), Value::Object(new)) => merge(old, new),
+            (_, value) => {
+                over.insert(name, value);
+            }
+        }
+    }
+}
+
+impl Record {
+    /// The record of a new volume.
+    #[must_use]
+    pub fn new(volume: Volume) -> Self {
+        Self { volume, raw: Map::new() }
+    }
+
+    /// Reads a record that lies in the directory of `key`.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] or [`StoreError::TooNew`].
+    pub fn parse(key: &Key, content: &[u8]) -> Result<Self, StoreError> {
+        let path = std::path::Path::new(key.as_str()).join(RECORD);
+        let damaged = |reason: String| StoreError::Damaged { path: path.clone(), reason };
+        let raw: Map<String, Value> =
+            serde_json::from_slice(content).map_err(|e| damaged(e.to_string()))?;
+        let needs = raw.get("minReader").and_then(Value::as_u64);
+        let needs = needs.and_then(|needs| u32::try_from(needs).ok());
+        match needs {
+            None => return Err(damaged("it has no minReader".to_owned())),
+            Some(needs) if needs > READER => {
+                return Err(StoreError::TooNew { path, needs, reader: READER });
+            }
+            Some(_) => {}
+        }
+        let file: RecordFile = serde_json::from_value(Value::Object(raw.clone()))
+            .map_err(|e| damaged(e.to_string()))?;
+        let volume = file.read().map_err(damaged)?;
+        if volume.key != *key {
+            return Err(damaged(format!("it belongs to the key {}", volume.key)));
+        }
+        Ok(Self { volume, raw })
+    }
+
+    /// The record as it is written.
+    ///
+    /// # Errors
+    /// It cannot be written as JSON.
+    pub fn to_text(&self) -> Result<Vec<u8>, StoreError> {
+        let failed =
+            |e: serde_json::Error| StoreError::io("write", RECORD, std::io::Error::from(e));
+        let known = match serde_json::to_value(RecordFile::of(&self.volume)).map_err(failed)? {
+            Value::Object(known) => known,
+            Value::Null
+            | Value::Bool(_)
+            | Value::Number(_)
+            | Value::String(_)
+            | Value::Array(_) => Map::new(),
+        };
+        let mut merged = self.raw.clone();
+        // A later release may have written a higher format that this one can read: it stays.
+        let format = merged.get("format").cloned();
+        let reader = merged.get("minReader").cloned();
+        merge(&mut merged, known);
+        for (name, kept) in [("format", format), ("minReader", reader)] {
+            if let Some(kept) = kept {
+                merged.insert(name.to_owned(), kept);
+            }
+        }
+        let mut text = serde_json::to_vec_pretty(&merged).map_err(failed)?;
+        text.push(b'\n');
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    pub(crate) fn sample(name: &str) -> Volume {
+        Volume {
+            key: Key::of_name(name),
+            generation: Generation::from_bits([1, 2, 3, 4]),
+            name: name.to_owned(),
+            created: "2026-01-01T00:00:00Z".to_owned(),
+            request: Request {
+                capacity: CapacityRange::default(),
+                block: false,
+                filesystem: Some(Filesystem::Xfs),
+                parameters: BTreeMap::from([("backend".to_owned(), "loop".to_owned())]),
+            },
+            resolved: Resolved::Loop {
+                filesystem: Some(Filesystem::Xfs),
+                sector: 4096,
+                allocation: Allocation::Thin,
+                direct_io: DirectIo::Auto,
+            },
+            size: ByteSize::gib(1),
+            on_delete: OnDelete::Archive,
+        }
+    }
+
+    #[test]
+    fn unknown_fields_are_kept_at_every_depth() {
+        let record = Record::new(sample("a"));
+        let mut value: Value = serde_json::from_slice(&record.to_text().unwrap()).unwrap();
+        value["format"] = 7.into();
+        value["later"] = "kept".into();
+        value["current"]["attachments"] = serde_json::json!(["n1"]);
+        let text = serde_json::to_vec(&value).unwrap();
+        let mut read = Record::parse(&record.volume.key, &text).unwrap();
+        read.volume.size = ByteSize::gib(2);
+        let written: Value = serde_json::from_slice(&read.to_text().unwrap()).unwrap();
+        assert_eq!(written["format"], 7);
+        assert_eq!(written["later"], "kept");
+        assert_eq!(written["current"]["attachments"][0], "n1");
+        assert_eq!(written["current"]["sizeBytes"], 1_u64 << 31);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_damaged_and_says_why() {
+        let record = Record::new(sample("a"));
+        let good = String::from_utf8(record.to_text().unwrap()).unwrap();
+        for (from, to, reason) in [
+            ("\"minReader\": 1", "\"minReader\": 2", "later release"),
+            (
+                "\"backend\": \"loop\",\n    \"image\"",
+                "\"backend\": \"zfs\",\n    \"image\"",
+                "\"zfs\"",
+            ),
+            ("\"sectorBytes\": 4096", "\"sectorBytes\": 1", "512 or 4096"),
+            ("\"onDelete\": \"archive\"", "\"onDelete\": \"burn\"", "burn"),
+            (record.volume.key.as_str(), Key::of_name("b").as_str(), "belongs to"),
+            ("\"created\"", "\"cre", "damaged"),
+        ] {
+            assert!(good.contains(from), "{from}");
+            let text = good.replace(from, to);
+            let error = Record::parse(&record.volume.key, text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(reason), "{from}: {error}");
+        }
+        assert!(Record::parse(&record.volume.key, b"").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn records_survive_the_disk(name in "\\PC{0,40}", size in 0_u64..(1 << 62), block: bool, required: u64) {
+            let mut volume = sample(&name);
+            volume.size = ByteSize::new(size);
+            volume.request.block = block;
+            volume.request.capacity.required = ByteSize::new(required);
+            let text = Record::new(volume.clone()).to_text().unwrap();
+            prop_assert_eq!(Record::parse(&volume.key, &text).unwrap().volume, volume);
+        }
+
+        #[test]
+        fn rubbish_is_never_a_panic(content in proptest::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(Record::parse(&Key::of_name("a"), &content).is_err());
+        }
+
+        #[test]
+        fn a_torn_record_is_never_taken_for_a_whole_one(cut in 0_usize..700) {
+            let text = Record::new(sample("a")).to_text().unwrap();
+            // Only the final newline may be missing.
+            if cut + 1 < text.len() {
+                prop_assert!(Record::parse(&Key::of_name("a"), &text[..cut]).is_err());
+            }
+        }
+    }
+}

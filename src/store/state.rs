@@ -1,0 +1,129 @@
+//! `<root>/state/`: what must be known while a pool is away.
+//!
+//! `<name>.lock` is held by the one daemon that writes to the pool of that name. `<name>.pool.json` holds its UUID: an
+//! unmounted disk looks exactly like an empty directory, and only this tells them apart. `forgotten/<id>` is the
+//! operator's word that a volume will never come back.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use serde::{Deserialize, Serialize};
+
+use super::{StoreError, dir, marker};
+use crate::volume::{PoolUuid, VolumeId};
+
+/// The state directory of a root directory.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    fd: OwnedFd,
+}
+
+/// The exclusive right to write to the pool of a name; given up when dropped.
+#[derive(Debug)]
+pub struct PoolLock {
+    _file: Flock<OwnedFd>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct KnownPool {
+    format: u32,
+    uuid: String,
+    path: PathBuf,
+}
+
+const FORGOTTEN: &str = "forgotten";
+
+impl StateDir {
+    /// Opens `<root>/state`, making it when it is not there.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
+        let path = root.join("state");
+        marker::make_path(&path)?;
+        let fd = marker::open_path(&path)?
+            .ok_or_else(|| StoreError::io("open", &path, nix::errno::Errno::ENOENT))?;
+        dir::make_dir(fd.as_fd(), FORGOTTEN)?;
+        Ok(Self { path, fd })
+    }
+
+    /// Takes the lock of a pool name.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] when another process has it.
+    pub fn lock(&self, pool: &str) -> Result<PoolLock, StoreError> {
+        let name = format!("{pool}.lock");
+        if dir::stat(self.fd.as_fd(), name.as_ref())?.is_none() {
+            match dir::create_file(self.fd.as_fd(), &name) {
+                Ok(_) => {}
+                // Another process was first; the lock below decides.
+                Err(StoreError::Io { source, .. })
+                    if source.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let file = dir::open(self.fd.as_fd(), &name, OFlag::O_RDWR)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(file) => Ok(PoolLock { _file: file }),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+                Err(StoreError::Locked { path: self.path.join(name) })
+            }
+            Err((_, e)) => Err(StoreError::io("lock", self.path.join(name), e)),
+        }
+    }
+
+    /// The UUID that the pool of this name had when it was last here.
+    ///
+    /// # Errors
+    /// The file cannot be read or is damaged.
+    pub fn known(&self, pool: &str) -> Result<Option<PoolUuid>, StoreError> {
+        let name = format!("{pool}.pool.json");
+        let Some(content) = dir::read_file(self.fd.as_fd(), &name)? else {
+            return Ok(None);
+        };
+        let damaged = |reason: String| StoreError::Damaged { path: self.path.join(&name), reason };
+        let known: KnownPool =
+            serde_json::from_slice(&content).map_err(|e| damaged(e.to_string()))?;
+        let uuid =
+            known.uuid.parse().map_err(|e: crate::volume::IdError| damaged(e.to_string()))?;
+        Ok(Some(uuid))
+    }
+
+    /// Remembers the UUID and place of a pool.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn remember(&self, pool: &str, uuid: &PoolUuid, path: &Path) -> Result<(), StoreError> {
+        let name = format!("{pool}.pool.json");
+        let known = KnownPool { format: 1, uuid: uuid.to_string(), path: path.to_owned() };
+        let text = serde_json::to_vec_pretty(&known)
+            .map_err(|e| StoreError::io("write", &name, std::io::Error::from(e)))?;
+        dir::write_file(self.fd.as_fd(), &name, &text)
+    }
+
+    /// Records that a volume whose pool is away is given up: its deletion then succeeds.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn forget(&self, id: &VolumeId) -> Result<(), StoreError> {
+        let forgotten = dir::open_dir(self.fd.as_fd(), FORGOTTEN)?;
+        dir::write_file(forgotten.as_fd(), &id.to_string(), b"")
+    }
+
+    /// The volume was given up.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn is_forgotten(&self, id: &VolumeId) -> Result<bool, StoreError> {
+        let path = Path::new(FORGOTTEN).join(id.to_string());
+        match dir::open(self.fd.as_fd(), &path, OFlag::O_PATH) {
+            Ok(_) => Ok(true),
+            Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}

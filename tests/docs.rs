@@ -1,0 +1,99 @@
+//! The documents say what the code does: tables are compared, commands that are named exist.
+
+#![expect(
+    clippy::panic,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "a test says what is wrong by panicking, and runs the program that it tests"
+)]
+
+use orlop::csi::CODES;
+use orlop::volume::PARAMETERS;
+
+fn read(name: &str) -> String {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The cells of the rows of the table under a heading, without its head.
+fn table(text: &str, heading: &str) -> Vec<Vec<String>> {
+    let section = text.split(&format!("\n## {heading}\n")).nth(1).expect("the section exists");
+    section
+        .lines()
+        .take_while(|line| !line.starts_with("## "))
+        .filter(|line| line.starts_with('|'))
+        .skip(2)
+        .map(|line| {
+            line.trim_matches('|')
+                .split('|')
+                .map(|cell| cell.trim().trim_matches('`').to_owned())
+                .collect()
+        })
+        .collect()
+}
+
+/// `InvalidArgument` as the wire contract writes it.
+fn wire_name(code: tonic::Code) -> String {
+    let mut name = String::new();
+    for letter in format!("{code:?}").chars() {
+        if letter.is_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.extend(letter.to_uppercase());
+    }
+    name
+}
+
+#[test]
+fn the_table_of_parameters_is_the_code_s() {
+    let documented = table(&read("SEMANTICS.md"), "Parameters");
+    let known: Vec<Vec<String>> =
+        PARAMETERS.iter().map(|p| vec![p.name.into(), p.values.into(), p.help.into()]).collect();
+    assert_eq!(documented, known);
+}
+
+#[test]
+fn the_table_of_errors_is_the_code_s() {
+    let documented = table(&read("SEMANTICS.md"), "Errors");
+    let known: Vec<Vec<String>> =
+        CODES.iter().map(|c| vec![c.error.into(), wire_name(c.code), c.meaning.into()]).collect();
+    assert_eq!(documented, known);
+}
+
+#[test]
+fn every_command_that_a_document_or_an_error_names_exists() {
+    let help = |words: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_orlop"))
+            .args(words)
+            .arg("--help")
+            .output();
+        output.expect("orlop starts").status.success()
+    };
+    assert!(!help(&["no-such-command"]), "an unknown command must fail, or this test cannot");
+    let mut named = 0;
+    let mut texts = vec![read("README.md"), read("SEMANTICS.md"), read("ARCHITECTURE.md")];
+    for file in ["src/engine/pools.rs", "src/engine/offline.rs", "src/store/error.rs"] {
+        texts.push(read(file));
+    }
+    for text in texts {
+        for phrase in
+            text.split('`').skip(1).step_by(2).filter(|phrase| phrase.starts_with("orlop "))
+        {
+            let words: Vec<&str> = phrase
+                .split_whitespace()
+                .skip(1)
+                .take_while(|word| word.chars().all(|c| c.is_ascii_lowercase() || c == '-'))
+                .filter(|word| !word.starts_with("--"))
+                .take(2)
+                .collect();
+            for last in words.last().copied().unwrap_or_default().split('|') {
+                let mut command: Vec<&str> = words.clone();
+                command.pop();
+                command.push(last);
+                assert!(help(&command), "`{phrase}` is named but does not exist");
+                named += 1;
+            }
+        }
+    }
+    assert!(named > 3, "only {named} commands found: the search is broken");
+}
