@@ -1,7 +1,9 @@
-//! The real machine: system calls, ioctls, and the few programs that make and repair filesystems.
+//! The real machine: [`Host`] by system calls, and mkfs and e2fsck where there is no call.
 //!
-//! Invariants: programs run only to make a filesystem at a volume's birth and to repair one whose superblock asks for
-//! it; everything else is a system call. `unsafe` is in `sys` only.
+//! Split by noun: paths and mounts, loop devices, making filesystems, filesystems that exist, programs, and the
+//! one file with `unsafe` in it.
+//!
+//! Invariants: nothing but the paths of programs is remembered; every failure names what was tried and where.
 
 mod command;
 mod filesystem;
@@ -14,24 +16,26 @@ use std::ffi::OsStr;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
+use self::command::Programs;
+use self::loops::Loops;
 use super::{
     AttachedLoop, BindSource, FilesystemMount, FormatRecipe, Host, HostError, LoopOptions,
     LoopStatus, MountPoint, MountTable, Node, Signature, Space,
 };
 use crate::volume::{ByteSize, Filesystem, MountAttributes};
-use command::Programs;
 
-/// The kernel and the programs of this machine.
+/// This machine.
 #[derive(Debug)]
 pub struct LinuxHost {
     programs: Programs,
+    loops: Loops,
 }
 
 impl LinuxHost {
-    /// Looks for the programs; one that is missing is an error only when it is needed.
+    /// Looks for the system's programs; one that is missing is an error only when it is needed.
     #[must_use]
     pub fn new() -> Self {
-        Self { programs: Programs::find() }
+        Self { programs: Programs::find(), loops: Loops::default() }
     }
 }
 
@@ -43,7 +47,7 @@ impl Default for LinuxHost {
 
 impl Host for LinuxHost {
     fn mounts(&self) -> Result<MountTable, HostError> {
-        mounts::table()
+        mounts::read_table()
     }
 
     fn canonical(&self, path: &Path) -> Result<Option<PathBuf>, HostError> {
@@ -92,7 +96,7 @@ impl Host for LinuxHost {
         image: BorrowedFd<'_>,
         options: LoopOptions<'_>,
     ) -> Result<AttachedLoop, HostError> {
-        loops::attach(image, options)
+        self.loops.attach(image, options)
     }
 
     fn hold(&self, number: u32) -> Result<AttachedLoop, HostError> {
@@ -112,7 +116,7 @@ impl Host for LinuxHost {
     }
 
     fn format(&self, image: BorrowedFd<'_>, recipe: &FormatRecipe<'_>) -> Result<(), HostError> {
-        format::make(&self.programs, image, recipe)
+        format::format(&self.programs, &self.loops, image, recipe)
     }
 
     fn repair(&self, loop_number: u32, filesystem: Filesystem) -> Result<(), HostError> {
@@ -145,8 +149,7 @@ impl Host for LinuxHost {
     }
 
     fn make_subvolume(&self, parent: BorrowedFd<'_>, name: &str) -> Result<(), HostError> {
-        sys::btrfs_create(parent, OsStr::new(name))
-            .map_err(|e| HostError::call("make the subvolume", name, e))
+        filesystem::make_subvolume(parent, OsStr::new(name))
     }
 
     fn remove_subvolume(&self, parent: BorrowedFd<'_>, name: &OsStr) -> Result<bool, HostError> {

@@ -26,6 +26,7 @@ pub(super) struct Program {
     package: &'static str,
     path: Option<PathBuf>,
     version: OnceLock<Option<(u32, u32)>>,
+    features: OnceLock<String>,
 }
 
 /// The programs that this driver runs.
@@ -57,7 +58,7 @@ impl Program {
             .iter()
             .map(|directory| Path::new(directory).join(name))
             .find(|path| path.is_file());
-        Self { name, package, path, version: OnceLock::new() }
+        Self { name, package, path, version: OnceLock::new(), features: OnceLock::new() }
     }
 
     fn output(&self, arguments: &[impl AsRef<OsStr>]) -> Result<Output, CommandError> {
@@ -103,10 +104,27 @@ impl Program {
     pub(super) fn version(&self) -> Option<(u32, u32)> {
         *self.version.get_or_init(|| {
             let output = self.output(&["-V"]).ok()?;
-            version_in(&String::from_utf8_lossy(&output.stdout))
-                .or_else(|| version_in(&String::from_utf8_lossy(&output.stderr)))
+            version_in(&printed(&output))
         })
     }
+
+    /// mkfs.btrfs lists this feature; the list is asked for once.
+    pub(super) fn lists_feature(&self, feature: &str) -> bool {
+        self.features
+            .get_or_init(|| {
+                self.output(&["-O", "list-all"]).map(|output| printed(&output)).unwrap_or_default()
+            })
+            .split_ascii_whitespace()
+            .any(|word| word == feature)
+    }
+}
+
+/// What a program printed, wherever it did.
+fn printed(output: &Output) -> String {
+    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.push('\n');
+    text.push_str(&String::from_utf8_lossy(&output.stderr));
+    text
 }
 
 /// The last lines of a text, on one line.

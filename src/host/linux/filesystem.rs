@@ -1,19 +1,22 @@
-//! Filesystems: what is on a device, how much room there is, growing, repairing, btrfs subvolumes.
+//! What is done to filesystems that exist: recognise, repair, grow, measure; btrfs subvolumes and NODATACOW.
+//!
+//! Must not: run anything that asks questions or guesses, or write to a device that it only looks at.
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
 use nix::sys::stat::{Mode, fstat};
-use nix::sys::statfs::{
-    BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, Statfs, XFS_SUPER_MAGIC, fstatfs, statfs,
-};
+use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FsType, XFS_SUPER_MAGIC, fstatfs};
+use nix::sys::statvfs::fstatvfs;
 
 use super::command::Programs;
+use super::mounts::fd_path;
 use super::sys;
 use crate::fault;
 use crate::host::{
@@ -21,37 +24,41 @@ use crate::host::{
 };
 use crate::volume::{ByteSize, Filesystem};
 
-/// The inode number of every btrfs subvolume's root (BTRFS_FIRST_FREE_OBJECTID).
-const SUBVOLUME_INODE: u64 = 256;
-/// FS_NOCOW_FL
-const NO_COW: u32 = 0x0080_0000;
+/// The inode number of a btrfs subvolume's root.
+const SUBVOLUME_ROOT: u64 = 256;
+/// `FS_NOCOW_FL`
+const NO_COPY_ON_WRITE: u32 = 0x0080_0000;
 
 pub(super) fn probe(file: BorrowedFd<'_>) -> Result<Option<Signature>, HostError> {
-    let failed = |e: std::io::Error| HostError::call("read", "the beginning of the image", e);
-    let file = File::from(file.try_clone_to_owned().map_err(failed)?);
-    let mut head = vec![0; PROBE_LENGTH];
-    let mut filled = 0;
-    while let Some(rest) = head.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, filled as u64).map_err(failed)? {
-            0 => break,
-            count => filled += count,
+    let failed = |e| HostError::call("read the beginning of", fd_path(file), e);
+    let reader = File::from(file.try_clone_to_owned().map_err(failed)?);
+    let mut head = vec![0_u8; PROBE_LENGTH];
+    let mut length = 0_usize;
+    while let Some(rest @ [_, ..]) = head.get_mut(length..) {
+        let at = u64::try_from(length).unwrap_or(u64::MAX);
+        match reader.read_at(rest, at) {
+            Ok(0) => break,
+            Ok(read) => length += read,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(failed(e)),
         }
     }
-    head.truncate(filled);
-    Ok(probe_signature(&head))
+    Ok(probe_signature(head.get(..length).unwrap_or_default()))
 }
 
 pub(super) fn repair(
     programs: &Programs,
-    number: u32,
+    loop_number: u32,
     filesystem: Filesystem,
 ) -> Result<(), HostError> {
     match filesystem {
-        // 0: clean, 1: errors corrected. Anything else wants a person.
         Filesystem::Ext4 => {
-            Ok(programs.e2fsck.run(&[OsStr::new("-p"), loop_path(number).as_os_str()], &[0, 1])?)
+            // 1: errors were corrected.
+            let device = loop_path(loop_number);
+            programs.e2fsck.run(&["-p".as_ref(), device.as_os_str()], &[0, 1])?;
+            Ok(())
         }
-        // These have no mark that asks for a repair; their journals are replayed by the mount.
+        // Both replay their logs at mount, and have no repair that never guesses.
         Filesystem::Xfs | Filesystem::Btrfs => Ok(()),
     }
 }
@@ -99,93 +106,148 @@ pub(super) fn grow(
     device: ByteSize,
 ) -> Result<(), HostError> {
     let failed = |e: Errno| HostError::call("grow the filesystem at", mount_point, e);
-    let injected = |e: std::io::Error| HostError::call("grow the filesystem at", mount_point, e);
-    fault::point!("host.grow.start").map_err(injected)?;
-    let root = File::open(mount_point).map_err(injected)?;
-    match filesystem {
-        Filesystem::Ext4 => {
-            let block = fstatfs(&root).map_err(failed)?.block_size();
-            let block = u64::try_from(block)
-                .ok()
-                .filter(|block| *block > 0)
-                .ok_or_else(|| failed(Errno::EINVAL))?;
-            sys::ext4_resize(root.as_fd(), device.bytes() / block).map_err(failed)?;
-        }
-        Filesystem::Xfs => {
-            let geometry = sys::xfs_geometry(root.as_fd()).map_err(failed)?;
-            let blocks = device.bytes() / u64::from(geometry.block_size.max(1));
-            if blocks > geometry.data_blocks {
-                sys::xfs_grow(root.as_fd(), blocks, geometry.inode_max_percent).map_err(failed)?;
-            }
-        }
-        Filesystem::Btrfs => sys::btrfs_grow(root.as_fd()).map_err(failed)?,
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mount = open(mount_point, flags, Mode::empty()).map_err(failed)?;
+    fault::point!("host.grow.start")
+        .map_err(|e| HostError::call("grow the filesystem at", mount_point, e))?;
+    let grown = match filesystem {
+        Filesystem::Ext4 => grow_ext4(mount.as_fd(), device),
+        Filesystem::Xfs => grow_xfs(mount.as_fd(), device),
+        Filesystem::Btrfs => sys::btrfs_grow(mount.as_fd()),
+    };
+    if (filesystem, grown) == (Filesystem::Ext4, Err(Errno::EPERM)) {
+        return Err(HostError::Unsupported {
+            what: format!("the kernel does not grow the ext4 at {}", mount_point.display()),
+            remedy: "it needs the capability CAP_SYS_RESOURCE, which a privileged container has, and a filesystem without recorded errors",
+        });
     }
-    fault::point!("host.grow.done").map_err(injected)
+    grown.map_err(failed)?;
+    fault::point!("host.grow.done")
+        .map_err(|e| HostError::call("grow the filesystem at", mount_point, e))
 }
 
-fn kind(statfs: &Statfs) -> PoolFilesystem {
-    match statfs.filesystem_type() {
+fn grow_ext4(mount: BorrowedFd<'_>, device: ByteSize) -> nix::Result<()> {
+    let block = u64::try_from(fstatfs(mount)?.block_size()).map_err(|_overflow| Errno::EINVAL)?;
+    let blocks = device.bytes().checked_div(block).ok_or(Errno::EINVAL)?;
+    sys::ext4_resize(mount, blocks)
+}
+
+fn grow_xfs(mount: BorrowedFd<'_>, device: ByteSize) -> nix::Result<()> {
+    let geometry = sys::xfs_geometry(mount)?;
+    let blocks = device.bytes().checked_div(u64::from(geometry.block_size)).ok_or(Errno::EINVAL)?;
+    if blocks == geometry.data_blocks {
+        return Ok(());
+    }
+    sys::xfs_grow(mount, blocks, geometry.inode_max_percent)
+}
+
+fn kind_of(magic: FsType) -> PoolFilesystem {
+    match magic {
         EXT4_SUPER_MAGIC => PoolFilesystem::Ext,
         XFS_SUPER_MAGIC => PoolFilesystem::Xfs,
         BTRFS_SUPER_MAGIC => PoolFilesystem::Btrfs,
-        #[expect(
-            clippy::useless_conversion,
-            reason = "the type of the magic number differs by architecture"
-        )]
-        other => PoolFilesystem::Other(i64::from(other.0)),
-    }
-}
-
-fn describe(statfs: &Statfs) -> Space {
-    let block = u64::try_from(statfs.block_size()).unwrap_or(0);
-    let size = |blocks: u64| ByteSize::new(blocks.saturating_mul(block));
-    Space {
-        filesystem: kind(statfs),
-        total: size(statfs.blocks()),
-        free: size(statfs.blocks_free()),
-        available: size(statfs.blocks_available()),
-        inodes: statfs.files(),
-        inodes_free: statfs.files_free(),
+        FsType(other) => PoolFilesystem::Other(other),
     }
 }
 
 pub(super) fn space(file: BorrowedFd<'_>) -> Result<Space, HostError> {
-    fstatfs(file)
-        .map(|statfs| describe(&statfs))
-        .map_err(|e| HostError::call("ask the space of", "the filesystem", e))
+    let failed = |e| HostError::call("ask the space of", fd_path(file), e);
+    let magic = fstatfs(file).map_err(failed)?.filesystem_type();
+    let figures = fstatvfs(file).map_err(failed)?;
+    let bytes = |blocks: u64| ByteSize::new(blocks.saturating_mul(figures.fragment_size()));
+    Ok(Space {
+        filesystem: kind_of(magic),
+        total: bytes(figures.blocks()),
+        free: bytes(figures.blocks_free()),
+        available: bytes(figures.blocks_available()),
+        inodes: figures.files(),
+        inodes_free: figures.files_free(),
+    })
 }
 
 pub(super) fn space_at(path: &Path) -> Result<Space, HostError> {
-    statfs(path)
-        .map(|statfs| describe(&statfs))
-        .map_err(|e| HostError::call("ask the space of", path, e))
+    // O_PATH asks for no permission and wakes nothing up.
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let file = open(path, flags, Mode::empty())
+        .map_err(|e| HostError::call("ask the space of", path, e))?;
+    space(file.as_fd())
+}
+
+fn is_btrfs(file: BorrowedFd<'_>) -> nix::Result<bool> {
+    Ok(fstatfs(file)?.filesystem_type() == BTRFS_SUPER_MAGIC)
+}
+
+/// The same directory, open so that ioctls work (they do not on `O_PATH`).
+fn reopened(directory: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    openat(directory, ".", flags, Mode::empty())
+}
+
+pub(super) fn make_subvolume(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), HostError> {
+    let failed = |e: Errno| HostError::call("make the subvolume", fd_path(parent).join(name), e);
+    let directory = reopened(parent).map_err(failed)?;
+    if !is_btrfs(parent).map_err(failed)? {
+        return Err(HostError::Unsupported {
+            what: format!("{} is not on btrfs", fd_path(parent).display()),
+            remedy: "subvolumes exist on btrfs only",
+        });
+    }
+    if !is_one_name(name) {
+        return Err(failed(Errno::EINVAL));
+    }
+    sys::btrfs_create(directory.as_fd(), name).map_err(failed)
+}
+
+fn is_one_name(name: &OsStr) -> bool {
+    !matches!(name.as_bytes(), b"" | b"." | b"..") && !name.as_bytes().contains(&b'/')
 }
 
 pub(super) fn remove_subvolume(parent: BorrowedFd<'_>, name: &OsStr) -> Result<bool, HostError> {
-    let failed = |e: Errno| HostError::call("remove the subvolume", name, e);
-    if fstatfs(parent).map_err(failed)?.filesystem_type() != BTRFS_SUPER_MAGIC {
+    let failed = |e: Errno| HostError::call("remove the subvolume", fd_path(parent).join(name), e);
+    let Some(subvolume) = open_subvolume(parent, name).map_err(failed)? else {
         return Ok(false);
-    }
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let subvolume = match openat(parent, name, flags, Mode::empty()) {
-        Ok(subvolume) => subvolume,
-        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(false),
-        Err(errno) => return Err(failed(errno)),
     };
-    if fstat(&subvolume).map_err(failed)?.st_ino != SUBVOLUME_INODE {
-        return Ok(false);
-    }
     sys::btrfs_make_writable(subvolume.as_fd()).map_err(failed)?;
-    drop(subvolume);
-    sys::btrfs_destroy(parent, name).map_err(failed)?;
+    let directory = reopened(parent).map_err(failed)?;
+    sys::btrfs_destroy(directory.as_fd(), name).map_err(failed)?;
     Ok(true)
 }
 
+/// Opens `name` when it is the root of a subvolume, and neither a link nor something mounted there.
+fn open_subvolume(parent: BorrowedFd<'_>, name: &OsStr) -> nix::Result<Option<OwnedFd>> {
+    if !is_one_name(name) {
+        return Err(Errno::EINVAL);
+    }
+    if !is_btrfs(parent)? {
+        return Ok(None);
+    }
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
+        .resolve(
+            ResolveFlag::RESOLVE_BENEATH
+                | ResolveFlag::RESOLVE_NO_SYMLINKS
+                | ResolveFlag::RESOLVE_NO_XDEV,
+        );
+    match openat2(parent, name, how) {
+        Ok(subvolume) => Ok((fstat(&subvolume)?.st_ino == SUBVOLUME_ROOT).then_some(subvolume)),
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
 pub(super) fn disable_copy_on_write(file: BorrowedFd<'_>) -> Result<(), HostError> {
-    let failed = |e: Errno| HostError::call("turn copy-on-write off for", "the image", e);
-    if fstatfs(file).map_err(failed)?.filesystem_type() != BTRFS_SUPER_MAGIC {
+    let failed = |e: Errno| HostError::call("switch copy-on-write off for", fd_path(file), e);
+    if !is_btrfs(file).map_err(failed)? {
         return Ok(());
     }
-    let flags = sys::file_flags(file).map_err(failed)?;
-    sys::set_file_flags(file, flags | NO_COW).map_err(failed)
+    let flags = sys::file_flags(file).map_err(failed)? | NO_COPY_ON_WRITE;
+    sys::set_file_flags(file, flags).map_err(failed)?;
+    // On a file with data btrfs ignores the flag and says nothing.
+    if sys::file_flags(file).map_err(failed)? & NO_COPY_ON_WRITE == 0 {
+        return Err(HostError::Unexpected {
+            what: "copy-on-write stays on, because the file is not empty".to_owned(),
+            path: fd_path(file),
+        });
+    }
+    Ok(())
 }

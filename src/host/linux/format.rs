@@ -1,197 +1,298 @@
-//! A new image becomes a filesystem: mkfs straight into the file, then one mount that nobody sees, to give the root
-//! directory its owner and mode and to prove that this kernel can mount it.
+//! Makes filesystems in new image files.
 //!
-//! Invariants: nothing is formatted that has a signature; defaults are pinned to what Linux 5.4 mounts, so that a disk
-//! can move to an older node; mkfs never discards, or thick images would lose their blocks.
+//! Invariants: nothing is formatted that begins with a filesystem; no program gets a force flag; no blocks of a
+//! preallocated image are given back; the root directory is set up through a mount that is in no tree, so that a
+//! kill leaves nothing behind; defaults are those that Linux 5.4 mounts.
+//!
+//! Must not: format a device, or an image that the caller did not just make.
 
-use std::collections::BTreeMap;
-use std::ffi::CStr;
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::stat::{Mode, fchmod, fstat};
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fsync, syncfs, unlinkat};
+use nix::fcntl::{FallocateFlags, OFlag, fallocate, openat};
+use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, syncfs, unlinkat};
 
-use super::command::Programs;
-use super::{filesystem, loops, sys};
+use super::command::{Program, Programs};
+use super::filesystem::probe;
+use super::loops::{self, Loops, wait_until};
+use super::mounts::fd_path;
+use super::sys;
 use crate::fault;
-use crate::host::{
-    DeviceNumber, FileIdentity, FormatRecipe, HostError, LoopOptions, RootOwner, loop_path,
-};
+use crate::host::{FormatRecipe, HostError, LoopOptions, RootOwner, loop_path};
 use crate::volume::{Allocation, DirectIo, Filesystem, MkfsOption};
 
-/// What the image is called in errors.
-const IMAGE: &str = "the new image";
+/// How long the kernel (or a program that looks at every new disk) may keep the device after its last use.
+const DETACH_WAIT: Duration = Duration::from_secs(3);
 
-/// Settings by flag and key; a key is empty where the flag has one value.
-type Settings<'a> = BTreeMap<(&'a str, &'a str), String>;
+/// One setting of mkfs: flag, key (may be empty), value (may be empty).
+type Setting = (&'static str, &'static str, String);
 
-pub(super) fn make(
+const EXT4_FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,\
+     sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum";
+
+pub(super) fn format(
     programs: &Programs,
+    loops: &Loops,
     image: BorrowedFd<'_>,
     recipe: &FormatRecipe<'_>,
 ) -> Result<(), HostError> {
-    if let Some(found) = filesystem::probe(image)? {
-        return Err(HostError::Unexpected {
-            what: format!("{} is on the image already; nothing was formatted", found.filesystem),
-            path: IMAGE.into(),
-        });
+    let failed = |e: std::io::Error| HostError::call("format", fd_path(image), e);
+    let file = File::from(image.try_clone_to_owned().map_err(failed)?);
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(refused(image, "not an image file, so it is not formatted"));
     }
-    // The very inode, whatever path leads to it by now.
+    if probe(image)?.is_some() {
+        return Err(refused(image, "the image has a filesystem already, so it is not formatted"));
+    }
+    let reserved = metadata.blocks().saturating_mul(512) >= metadata.len();
+    fault::point!("host.format.start").map_err(failed)?;
+    let (program, settings) = command_for(programs, recipe);
+    // A path to this very inode, wherever it is by now.
     let path = format!("/proc/{}/fd/{}", std::process::id(), image.as_raw_fd());
-    let (program, fixed) = match recipe.filesystem {
-        Filesystem::Ext4 => (&programs.mke2fs, vec!["-q", "-t", "ext4"]),
-        Filesystem::Xfs => (&programs.mkfs_xfs, vec!["-q", "-K"]),
-        Filesystem::Btrfs => (&programs.mkfs_btrfs, vec!["-q", "-K"]),
-    };
-    let version = program.version().unwrap_or((0, 0));
-    let mut arguments: Vec<String> = fixed.into_iter().map(str::to_owned).collect();
-    arguments.extend(flags(pinned(recipe, version), recipe.options));
+    let mut arguments = settings;
     arguments.push(path);
     program.run(&arguments, &[0])?;
-    fault::point!("host.format.made").map_err(|e| HostError::call("format", IMAGE, e))?;
-    prepare_root(image, recipe)?;
-    fault::point!("host.format.prepared").map_err(|e| HostError::call("format", IMAGE, e))?;
-    fsync(image).map_err(|e| HostError::call("flush", IMAGE, e))
+    fault::point!("host.format.made").map_err(failed)?;
+    prepare_root(loops, image, recipe, reserved)?;
+    fault::point!("host.format.rooted").map_err(failed)?;
+    if reserved {
+        reserve_again(&file, metadata.len()).map_err(|e| failed(e.into()))?;
+    }
+    file.sync_all().map_err(failed)
 }
 
-/// What is set unless the StorageClass says otherwise. Options that a program does not know yet are left out.
-fn pinned<'a>(recipe: &FormatRecipe<'_>, version: (u32, u32)) -> Settings<'a> {
-    let sector = recipe.sector.to_string();
-    let rows: Vec<(&str, &str, &str, (u32, u32))> = match recipe.filesystem {
-        Filesystem::Ext4 => vec![
-            ("-b", "", "4096", (0, 0)),
-            ("-I", "", "256", (0, 0)),
-            ("-m", "", "0", (0, 0)),
-            ("-E", "", "nodiscard", (0, 0)),
-            (
-                "-O",
-                "",
-                "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum",
-                (0, 0),
-            ),
-        ],
-        Filesystem::Xfs => vec![
-            ("-b", "size", "4096", (0, 0)),
-            ("-s", "size", &sector, (0, 0)),
-            ("-m", "crc", "1", (0, 0)),
-            ("-m", "finobt", "1", (0, 0)),
-            ("-m", "reflink", "1", (0, 0)),
-            ("-m", "rmapbt", "0", (0, 0)),
-            ("-i", "sparse", "1", (0, 0)),
-            ("-m", "bigtime", "0", (5, 10)),
-            ("-m", "inobtcount", "0", (5, 10)),
-            ("-i", "nrext64", "0", (5, 19)),
-            ("-i", "exchange", "0", (6, 10)),
-            ("-n", "parent", "0", (6, 10)),
-        ],
+fn refused(image: BorrowedFd<'_>, what: &str) -> HostError {
+    HostError::Unexpected { what: what.to_owned(), path: fd_path(image) }
+}
+
+/// mkfs may zero ranges of a file by punching holes; this fills them, and leaves what is written alone.
+fn reserve_again(file: &File, length: u64) -> nix::Result<()> {
+    let length = i64::try_from(length).map_err(|_overflow| Errno::EFBIG)?;
+    fallocate(file, FallocateFlags::empty(), 0, length)
+}
+
+fn command_for<'a>(
+    programs: &'a Programs,
+    recipe: &FormatRecipe<'_>,
+) -> (&'a Program, Vec<String>) {
+    let (program, pinned) = match recipe.filesystem {
+        Filesystem::Ext4 => (&programs.mke2fs, ext4_settings()),
+        Filesystem::Xfs => {
+            let program = &programs.mkfs_xfs;
+            // A version that cannot be read gets no setting that it may not know.
+            let version = program.version().unwrap_or_default();
+            (program, xfs_settings(recipe.sector, version))
+        }
         Filesystem::Btrfs => {
-            vec![("-s", "", "4096", (0, 0)), ("-O", "", "^block-group-tree", (6, 12))]
+            let program = &programs.mkfs_btrfs;
+            let has_tree = program.lists_feature("block-group-tree");
+            (program, btrfs_settings(has_tree))
         }
     };
-    rows.into_iter()
-        .filter(|(_, _, _, since)| version >= *since)
-        .map(|(flag, key, value, _)| ((flag, key), value.to_owned()))
-        .collect()
+    (program, arguments(merge(pinned, recipe.options)))
 }
 
-/// The pinned settings with the StorageClass's over them, each flag once.
-fn flags<'a>(mut settings: Settings<'a>, options: &'a [MkfsOption]) -> Vec<String> {
+fn pinned(settings: &[(&'static str, &'static str, &str)]) -> Vec<Setting> {
+    settings.iter().map(|(flag, key, value)| (*flag, *key, (*value).to_owned())).collect()
+}
+
+fn ext4_settings() -> Vec<Setting> {
+    pinned(&[
+        ("-q", "", ""),
+        ("-t", "", "ext4"),
+        ("-b", "", "4096"),
+        ("-O", "", EXT4_FEATURES),
+        ("-I", "", "256"),
+        ("-m", "", "0"),
+        ("-E", "nodiscard", ""),
+    ])
+}
+
+fn xfs_settings(sector: u32, version: (u32, u32)) -> Vec<Setting> {
+    let mut settings = pinned(&[
+        ("-q", "", ""),
+        ("-K", "", ""),
+        ("-b", "size", "4096"),
+        ("-s", "size", &sector.to_string()),
+        ("-m", "crc", "1"),
+        ("-m", "finobt", "1"),
+        ("-m", "reflink", "1"),
+        ("-m", "rmapbt", "0"),
+        ("-i", "sparse", "1"),
+    ]);
+    // What came after Linux 5.4 is on by default in later versions of mkfs.xfs, and unknown to earlier ones.
+    for (since, flag, key) in [
+        ((5, 10), "-m", "bigtime"),
+        ((5, 10), "-m", "inobtcount"),
+        ((5, 19), "-i", "nrext64"),
+        ((6, 10), "-i", "exchange"),
+        ((6, 10), "-n", "parent"),
+    ] {
+        if version >= since {
+            settings.push((flag, key, "0".to_owned()));
+        }
+    }
+    settings
+}
+
+fn btrfs_settings(has_block_group_tree: bool) -> Vec<Setting> {
+    let mut settings = pinned(&[("-q", "", ""), ("-K", "", ""), ("-s", "", "4096")]);
+    if has_block_group_tree {
+        // Linux 6.1 and later only.
+        settings.push(("-O", "", "^block-group-tree".to_owned()));
+    }
+    settings
+}
+
+/// What the class asks for replaces what is pinned.
+fn merge(mut settings: Vec<Setting>, options: &[MkfsOption]) -> Vec<Setting> {
     for option in options {
-        settings.insert((option.flag, option.key), option.value.clone());
-    }
-    let mut by_flag: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for ((flag, key), value) in settings {
-        let setting = if key.is_empty() { value } else { format!("{key}={value}") };
-        by_flag.entry(flag).or_default().push(setting);
-    }
-    by_flag.into_iter().flat_map(|(flag, settings)| [flag.to_owned(), settings.join(",")]).collect()
-}
-
-fn prepare_root(image: BorrowedFd<'_>, recipe: &FormatRecipe<'_>) -> Result<(), HostError> {
-    let stat = fstat(image).map_err(|e| HostError::call("look at", IMAGE, e))?;
-    let identity = FileIdentity { device: DeviceNumber::of_stat(stat.st_dev), inode: stat.st_ino };
-    // AUTOCLEAR and a mount that has no place: whatever happens to this process, nothing stays behind.
-    let options = LoopOptions {
-        label: "orlop-mkfs",
-        read_only: false,
-        autoclear: true,
-        direct_io: DirectIo::Off,
-        sector: recipe.sector,
-        allocation: Allocation::Thin,
-    };
-    let device = loops::attach(image, options)?;
-    let number = device.number;
-    let prepared = mount_and_prepare(number, recipe);
-    device.release();
-    prepared?;
-    loops::wait_until_gone(number, identity)
-}
-
-fn mount_and_prepare(number: u32, recipe: &FormatRecipe<'_>) -> Result<(), HostError> {
-    let name: &CStr = match recipe.filesystem {
-        Filesystem::Ext4 => c"ext4",
-        Filesystem::Xfs => c"xfs",
-        Filesystem::Btrfs => c"btrfs",
-    };
-    let mount = sys::mount_detached(name, &loop_path(number), &[]).map_err(|(errno, message)| {
-        HostError::Unsupported {
-            what: format!("this kernel cannot mount the {} that mkfs made: {errno} {message}", recipe.filesystem),
-            remedy: "use another csi.storage.k8s.io/fstype, or load the filesystem's module on the node",
+        let place =
+            settings.iter_mut().find(|(flag, key, _)| (*flag, *key) == (option.flag, option.key));
+        match place {
+            Some((_, _, value)) => value.clone_from(&option.value),
+            None => settings.push((option.flag, option.key, option.value.clone())),
         }
-    })?;
-    // The mount's own descriptor has no read or write; the root directory does.
-    let root = nix::fcntl::openat(
-        mount.as_fd(),
-        ".",
-        nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_CLOEXEC,
-        Mode::empty(),
-    );
-    let root: File = root.map_err(|e| HostError::call("open the root of", IMAGE, e))?.into();
-    own(&root, recipe.root).map_err(|e| HostError::call("prepare the root of", IMAGE, e))
+    }
+    settings
 }
 
-/// An empty root directory with the owner and mode that were asked for, on disk.
-fn own(root: &File, owner: RootOwner) -> Result<(), Errno> {
-    // initdb and others want an empty directory. e2fsck makes it again should it need it.
-    match unlinkat(root, "lost+found", UnlinkatFlags::RemoveDir) {
-        Ok(()) | Err(Errno::ENOENT) => {}
-        Err(errno) => return Err(errno),
+/// The command line: the settings of one flag joined by commas.
+fn arguments(settings: Vec<Setting>) -> Vec<String> {
+    let mut flags: Vec<(&'static str, Vec<String>)> = Vec::new();
+    for (flag, key, value) in settings {
+        let text = match (key, value.as_str()) {
+            ("", value) => value.to_owned(),
+            (key, "") => key.to_owned(),
+            (key, value) => format!("{key}={value}"),
+        };
+        match flags.iter_mut().find(|(known, _)| *known == flag) {
+            Some((_, texts)) => texts.push(text),
+            None => flags.push((flag, vec![text])),
+        }
     }
-    fchown(root, Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)))?;
-    // After the owner: chown clears the set-id bits.
-    fchmod(root, Mode::from_bits_truncate(owner.mode))?;
-    syncfs(root)
+    let words = flags.into_iter().flat_map(|(flag, texts)| [flag.to_owned(), texts.join(",")]);
+    words.filter(|word| !word.is_empty()).collect()
+}
+
+/// Sets the root directory's owner and mode and empties it, through a mount that only this process sees. It also
+/// shows that this kernel mounts what was made.
+fn prepare_root(
+    loops: &Loops,
+    image: BorrowedFd<'_>,
+    recipe: &FormatRecipe<'_>,
+    reserved: bool,
+) -> Result<(), HostError> {
+    let attached = loops.attach(
+        image,
+        LoopOptions {
+            label: "orlop-mkfs",
+            read_only: false,
+            autoclear: true,
+            direct_io: DirectIo::Off,
+            sector: recipe.sector,
+            allocation: if reserved { Allocation::Thick } else { Allocation::Thin },
+        },
+    )?;
+    let number = attached.number;
+    let ours = loops::status(number)?.map(|status| status.backing);
+    let prepared = mount_nowhere(number, recipe.filesystem).and_then(|mount| {
+        set_root(&mount, recipe.root)
+            .map_err(|e| HostError::call("set up the root directory of", fd_path(image), e))
+    });
+    attached.release();
+    prepared?;
+    let gone = wait_until(DETACH_WAIT, || {
+        // An error is no proof that it is gone.
+        loops::status(number).is_ok_and(|now| now.map(|status| status.backing) != ours)
+    });
+    if gone {
+        Ok(())
+    } else {
+        Err(HostError::call("wait for the end of", loop_path(number), Errno::EBUSY))
+    }
+}
+
+fn mount_nowhere(number: u32, filesystem: Filesystem) -> Result<OwnedFd, HostError> {
+    let (name, flags): (_, &[_]) = match filesystem {
+        // Without the background thread that zeroes inode tables: the mount is gone in a moment.
+        Filesystem::Ext4 => (c"ext4", &[c"noinit_itable"]),
+        Filesystem::Xfs => (c"xfs", &[]),
+        Filesystem::Btrfs => (c"btrfs", &[]),
+    };
+    sys::mount_detached(name, &loop_path(number), flags).map_err(|(errno, message)| {
+        let said = if message.is_empty() {
+            errno.to_string()
+        } else {
+            format!("{errno}: {message}")
+        };
+        HostError::Unsupported {
+            what: format!("this kernel does not mount the {filesystem} that mkfs made ({said})"),
+            remedy: "load the filesystem's kernel module on the node, or set mkfsOptions that its kernel knows",
+        }
+    })
+}
+
+fn set_root(mount: &OwnedFd, root: RootOwner) -> nix::Result<()> {
+    // The mount's own descriptor is O_PATH, on which nothing can be changed.
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let directory = openat(mount, ".", flags, Mode::empty())?;
+    match unlinkat(&directory, "lost+found", UnlinkatFlags::RemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => {}
+        Err(e) => return Err(e),
+    }
+    // Changing the owner clears set-id bits, so the mode comes second.
+    fchown(directory.as_fd(), Some(Uid::from_raw(root.uid)), Some(Gid::from_raw(root.gid)))?;
+    fchmod(&directory, Mode::from_bits_truncate(root.mode))?;
+    syncfs(&directory)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn recipe(filesystem: Filesystem) -> FormatRecipe<'static> {
-        FormatRecipe {
-            filesystem,
-            sector: 4096,
-            options: &[],
-            root: RootOwner { mode: 0o777, uid: 0, gid: 0 },
-        }
+    fn option(flag: &'static str, key: &'static str, value: &str) -> MkfsOption {
+        MkfsOption { flag, key, value: value.to_owned() }
     }
 
     #[test]
-    fn each_flag_stands_once_and_the_class_wins() {
-        let options = [MkfsOption { flag: "-m", key: "bigtime", value: "1".to_owned() }];
-        let flags = flags(pinned(&recipe(Filesystem::Xfs), (6, 1)), &options);
-        assert_eq!(flags.iter().filter(|flag| *flag == "-m").count(), 1);
-        let settings = &flags[flags.iter().position(|flag| flag == "-m").unwrap() + 1];
-        assert!(settings.contains("bigtime=1") && !settings.contains("bigtime=0"), "{settings}");
+    fn a_users_option_replaces_the_pinned_one() {
+        let options = [option("-m", "rmapbt", "1"), option("-L", "", "name")];
+        let words = arguments(merge(xfs_settings(512, (6, 1)), &options));
+        assert_eq!(
+            words.join(" "),
+            "-q -K -b size=4096 -s size=512 \
+             -m crc=1,finobt=1,reflink=1,rmapbt=1,bigtime=0,inobtcount=0 -i sparse=1,nrext64=0 -L name"
+        );
     }
 
     #[test]
-    fn options_that_a_program_does_not_know_are_left_out() {
-        let flags = |version| flags(pinned(&recipe(Filesystem::Xfs), version), &[]).join(" ");
-        assert!(!flags((5, 0)).contains("bigtime"));
-        assert!(flags((6, 1)).contains("nrext64=0") && !flags((6, 1)).contains("exchange"));
-        assert!(flags((6, 12)).contains("parent=0"));
+    fn old_versions_get_nothing_that_they_do_not_know() {
+        let words = arguments(xfs_settings(4096, (5, 6))).join(" ");
+        assert!(!words.contains("bigtime") && !words.contains("nrext64"), "{words}");
+        let words = arguments(xfs_settings(4096, (6, 12))).join(" ");
+        assert!(words.ends_with("nrext64=0,exchange=0 -n parent=0"), "{words}");
+    }
+
+    #[test]
+    fn ext4_joins_extended_options() {
+        let options = [option("-E", "stride", "2"), option("-m", "", "5")];
+        let words = arguments(merge(ext4_settings(), &options)).join(" ");
+        assert!(words.ends_with("-I 256 -m 5 -E nodiscard,stride=2"), "{words}");
+    }
+
+    #[test]
+    fn nothing_forces() {
+        let all = [
+            arguments(ext4_settings()),
+            arguments(xfs_settings(4096, (9, 9))),
+            arguments(btrfs_settings(true)),
+        ];
+        assert!(all.iter().flatten().all(|word| !matches!(word.as_str(), "-f" | "-F" | "--force")));
     }
 }

@@ -1,15 +1,23 @@
-//! Loop devices, by ioctl. A device is found by its backing file, never by a remembered number.
+//! Loop devices, by ioctl.
+//!
+//! Invariants: a device is known by its backing file's (device, inode); one that could not be set up exactly as
+//! asked is detached again; a thick image's device takes no discards before anybody can use it; a hold is open for
+//! reading only, because a kernel may refuse to mount what somebody has open for writing.
+//!
+//! Must not: remember a device, or detach one that it did not set up without being told.
 
-use std::fs::{File, OpenOptions};
-use std::io;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::{Mode, fstat};
 
-use super::sys::{self, LoopInfo};
+use super::sys;
 use crate::fault;
 use crate::host::{
     AttachedLoop, DeviceNumber, FileIdentity, HostError, LoopOptions, LoopStatus, loop_path,
@@ -17,293 +25,381 @@ use crate::host::{
 use crate::volume::{Allocation, ByteSize, DirectIo};
 
 const CONTROL: &str = "/dev/loop-control";
-const SYSFS: &str = "/sys/block";
-/// Somebody else may take the free device between the two ioctls; more often than this is not bad luck.
-const ATTEMPTS: usize = 64;
+const MOUNT_DEV: &str = "mount the host's /dev into the driver (hostPath /dev)";
+/// Other programs take free devices as well; so many lost races in a row are no accident.
+const ATTEMPTS: u32 = 32;
+/// How long devtmpfs may take to show a new device.
+const NODE_WAIT: Duration = Duration::from_secs(2);
 
-/// The kernel's device numbers as LOOP_GET_STATUS64 has them (`huge_encode_dev`).
-fn decode(encoded: u64) -> DeviceNumber {
-    let low = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
-    DeviceNumber {
-        major: low((encoded >> 8) & 0xfff),
-        minor: low((encoded & 0xff) | ((encoded >> 12) & 0xf_ff00)),
+/// Gives out loop devices.
+#[derive(Debug, Default)]
+pub(super) struct Loops {
+    /// Between "which one is free" and "take it" this process does not compete with itself.
+    gate: Mutex<()>,
+}
+
+/// Asks again every few milliseconds until the answer is yes or the time is up.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a bounded wait for what the kernel finishes on its own"
+)]
+pub(super) fn wait_until(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
+    while !done() {
+        if start.elapsed() > limit {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    true
+}
+
+fn sysfs(number: u32, tail: &str) -> PathBuf {
+    PathBuf::from(format!("/sys/block/loop{number}/{tail}"))
+}
+
+/// Opens the device node, and makes sure that it is the loop device of that number.
+fn open_node(number: u32, mode: OFlag) -> Result<File, HostError> {
+    let path = loop_path(number);
+    let flags = mode | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    let node = match open(&path, flags, Mode::empty()) {
+        Ok(node) => node,
+        Err(Errno::ENOENT) if sysfs(number, "").exists() => {
+            return Err(HostError::Unsupported {
+                what: format!("loop device {number} exists, but {} does not", path.display()),
+                remedy: MOUNT_DEV,
+            });
+        }
+        Err(e) => return Err(HostError::call("open", path, e)),
+    };
+    let stat = fstat(&node).map_err(|e| HostError::call("stat", &path, e))?;
+    if DeviceNumber::of_stat(stat.st_rdev) != DeviceNumber::of_loop(number) {
+        return Err(HostError::Unsupported {
+            what: format!(
+                "{} has the device number {} instead of {}",
+                path.display(),
+                DeviceNumber::of_stat(stat.st_rdev),
+                DeviceNumber::of_loop(number)
+            ),
+            remedy: "load the kernel module loop without max_part",
+        });
+    }
+    Ok(node.into())
+}
+
+/// The same for reading; `None` when there is no such device.
+fn open_if_there(number: u32) -> Result<Option<File>, HostError> {
+    match open_node(number, OFlag::O_RDONLY) {
+        Ok(device) => Ok(Some(device)),
+        // A device on its way out answers the last two.
+        Err(e) if matches!(e.errno(), Some(Errno::ENOENT | Errno::ENXIO | Errno::ENODEV)) => {
+            Ok(None)
+        }
+        Err(e) => Err(e),
     }
 }
 
-fn label(info: &LoopInfo) -> String {
+fn status_of(device: &File, number: u32) -> Result<Option<LoopStatus>, HostError> {
+    let info = match sys::loop_status(device.as_fd()) {
+        Ok(info) => info,
+        Err(Errno::ENXIO) => return Ok(None),
+        Err(e) => return Err(HostError::call("ask the status of", loop_path(number), e)),
+    };
+    let has = |flag| info.flags & flag != 0;
+    Ok(Some(LoopStatus {
+        number,
+        backing: FileIdentity { device: DeviceNumber::of_stat(info.device), inode: info.inode },
+        backing_device: (info.rdevice != 0).then(|| DeviceNumber::of_stat(info.rdevice)),
+        read_only: has(sys::LO_FLAGS_READ_ONLY),
+        autoclear: has(sys::LO_FLAGS_AUTOCLEAR),
+        direct_io: has(sys::LO_FLAGS_DIRECT_IO),
+        partial: info.offset != 0 || info.size_limit != 0,
+        label: label_of(&info),
+    }))
+}
+
+/// N of every entry `loopN` of a directory.
+fn numbers_in(directory: &str) -> Result<Vec<u32>, HostError> {
+    let failed = |e| HostError::call("list", directory, e);
+    let mut numbers = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix("loop"));
+        numbers.extend(number.and_then(|number| number.parse::<u32>().ok()));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// Every device with a backing file.
+pub(super) fn all() -> Result<Vec<LoopStatus>, HostError> {
+    let numbers = match numbers_in("/sys/block") {
+        // The kernel has the directory `loop` while a file is attached.
+        Ok(numbers) => {
+            numbers.into_iter().filter(|&number| sysfs(number, "loop").exists()).collect()
+        }
+        Err(_no_sysfs) => numbers_in("/dev")?,
+    };
+    let mut found = Vec::new();
+    for number in numbers {
+        found.extend(status(number)?);
+    }
+    Ok(found)
+}
+
+pub(super) fn status(number: u32) -> Result<Option<LoopStatus>, HostError> {
+    match open_if_there(number)? {
+        Some(device) => status_of(&device, number),
+        None => Ok(None),
+    }
+}
+
+pub(super) fn hold(number: u32) -> Result<AttachedLoop, HostError> {
+    let device = open_node(number, OFlag::O_RDONLY)?;
+    if status_of(&device, number)?.is_none() {
+        return Err(HostError::call("hold", loop_path(number), Errno::ENXIO));
+    }
+    Ok(AttachedLoop::new(number, Box::new(device)))
+}
+
+pub(super) fn detach(number: u32) -> Result<(), HostError> {
+    let Some(device) = open_if_there(number)? else {
+        return Ok(());
+    };
+    fault::point!("host.detach.start")
+        .map_err(|e| HostError::call("detach", loop_path(number), e))?;
+    clear(&device, number)?;
+    drop(device);
+    fault::point!("host.detach.done").map_err(|e| HostError::call("detach", loop_path(number), e))
+}
+
+fn clear(device: &File, number: u32) -> Result<(), HostError> {
+    match sys::loop_clear(device.as_fd()) {
+        Ok(()) | Err(Errno::ENXIO) => Ok(()),
+        Err(e) => Err(HostError::call("detach", loop_path(number), e)),
+    }
+}
+
+pub(super) fn refresh_size(number: u32) -> Result<ByteSize, HostError> {
+    let device = open_node(number, OFlag::O_RDONLY)?;
+    let failed = |e| HostError::call("refresh the size of", loop_path(number), e);
+    sys::loop_set_capacity(device.as_fd()).map_err(failed)?;
+    let size = sys::device_size(device.as_fd()).map_err(failed)?;
+    Ok(ByteSize::new(size))
+}
+
+/// With loop-control the kernel makes devices as they are needed, up to 2^20 minor numbers, which is no bound that
+/// a node could meet (the parameter `max_loop` only says how many are made in advance). Without it there are those
+/// that exist.
+pub(super) fn limit() -> Option<u32> {
+    if Path::new(CONTROL).exists() {
+        return None;
+    }
+    let existing = numbers_in("/dev").unwrap_or_default().len();
+    Some(u32::try_from(existing).unwrap_or(u32::MAX))
+}
+
+impl Loops {
+    pub(super) fn attach(
+        &self,
+        image: BorrowedFd<'_>,
+        options: LoopOptions<'_>,
+    ) -> Result<AttachedLoop, HostError> {
+        let (number, device) = self.configure_any(image, options)?;
+        match finish(&device, number, options) {
+            Ok(attached) => Ok(attached),
+            Err(e) => {
+                if let Err(undo) = clear(&device, number) {
+                    tracing::warn!(number, error = %undo, "cannot detach a loop device that failed to set up");
+                }
+                Err(e)
+            }
+        }
+    }
+
+    /// Takes a free device for the image.
+    fn configure_any(
+        &self,
+        image: BorrowedFd<'_>,
+        options: LoopOptions<'_>,
+    ) -> Result<(u32, File), HostError> {
+        let control = open_control()?;
+        let info = loop_info(options);
+        let _alone = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = (Errno::EBUSY, 0);
+        for attempt in 0..ATTEMPTS {
+            let number = sys::loop_get_free(control.as_fd())
+                .map_err(|e| HostError::call("find a free loop device with", CONTROL, e))?;
+            renew_if_spoilt(&control, number, options.allocation);
+            let device = open_new(number)?;
+            match configure(&device, image, options, info) {
+                Ok(()) => return Ok((number, device)),
+                // Somebody else was faster, or the device is being taken down.
+                Err(e @ (Errno::EBUSY | Errno::ENXIO)) => last = (e, number),
+                Err(e) => return Err(explain_configure(e, number)),
+            }
+            drop(device);
+            let pause = Duration::from_millis(u64::from(attempt));
+            let _time_is_up = wait_until(pause, || false);
+        }
+        Err(explain_configure(last.0, last.1))
+    }
+}
+
+fn open_control() -> Result<File, HostError> {
+    let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    match open(CONTROL, flags, Mode::empty()) {
+        Ok(control) => Ok(control.into()),
+        Err(Errno::ENOENT | Errno::ENODEV) => Err(HostError::Unsupported {
+            what: format!("there is no {CONTROL}"),
+            remedy: "load the kernel module loop on the node and mount the host's /dev into the driver",
+        }),
+        Err(e) => Err(HostError::call("open", CONTROL, e)),
+    }
+}
+
+/// Opens a device that may be so new that its node is still to come.
+fn open_new(number: u32) -> Result<File, HostError> {
+    let path = loop_path(number);
+    if !wait_until(NODE_WAIT, || path.exists()) {
+        return Err(HostError::Unsupported {
+            what: format!("{} does not appear", path.display()),
+            remedy: MOUNT_DEV,
+        });
+    }
+    open_node(number, OFlag::O_RDWR)
+}
+
+fn label_of(info: &sys::LoopInfo) -> String {
     let bytes = info.file_name.split(|byte| *byte == 0).next().unwrap_or_default();
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn describe(number: u32, info: &LoopInfo) -> LoopStatus {
-    LoopStatus {
-        number,
-        backing: FileIdentity { device: decode(info.device), inode: info.inode },
-        backing_device: (info.rdevice != 0).then(|| decode(info.rdevice)),
-        read_only: info.flags & sys::LO_FLAGS_READ_ONLY != 0,
-        autoclear: info.flags & sys::LO_FLAGS_AUTOCLEAR != 0,
-        direct_io: info.flags & sys::LO_FLAGS_DIRECT_IO != 0,
-        partial: info.offset != 0 || info.size_limit != 0,
-        label: label(info),
-    }
-}
-
-fn open(number: u32, write: bool) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(write)
-        .custom_flags((OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).bits())
-        .open(loop_path(number))
-}
-
-/// N of every loop device that has a backing file.
-fn bound_numbers() -> Result<Vec<u32>, HostError> {
-    let entries = std::fs::read_dir(SYSFS).map_err(|e| HostError::call("list", SYSFS, e))?;
-    let mut numbers = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(|e| HostError::call("list", SYSFS, e))?;
-        let number =
-            entry.file_name().to_str().and_then(|name| name.strip_prefix("loop")?.parse().ok());
-        // The directory `loop` is there only while the device has a backing file.
-        if let Some(number) = number.filter(|_| entry.path().join("loop").exists()) {
-            numbers.push(number);
-        }
-    }
-    Ok(numbers)
-}
-
-pub(super) fn all() -> Result<Vec<LoopStatus>, HostError> {
-    let mut loops = Vec::new();
-    for number in bound_numbers()? {
-        loops.extend(status(number)?);
-    }
-    loops.sort_by_key(|status| status.number);
-    Ok(loops)
-}
-
-pub(super) fn status(number: u32) -> Result<Option<LoopStatus>, HostError> {
-    let path = loop_path(number);
-    let device = match open(number, false) {
-        Ok(device) => device,
-        Err(error) if error.raw_os_error() == Some(Errno::ENXIO as i32) => return Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && is_bound(number) => {
-            return Err(HostError::Unsupported {
-                what: format!("{} is in use but its node is not here: {error}", path.display()),
-                remedy: "mount the host's /dev into the driver's container",
-            });
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(HostError::call("open", path, error)),
-    };
-    match sys::loop_status(device.as_fd()) {
-        Ok(info) => Ok(Some(describe(number, &info))),
-        // Detached since it was listed.
-        Err(Errno::ENXIO) => Ok(None),
-        Err(errno) => Err(HostError::call("ask the status of", path, errno)),
-    }
-}
-
-fn is_bound(number: u32) -> bool {
-    Path::new(SYSFS).join(format!("loop{number}/loop")).exists()
-}
-
-/// A free device, opened. Its node may appear a moment after its number.
-fn free_device(control: &File, write: bool) -> Result<(u32, File), HostError> {
-    let number = sys::loop_get_free(control.as_fd())
-        .map_err(|e| HostError::call("get a free loop device from", CONTROL, e))?;
-    let failed = |e| HostError::call("open", loop_path(number), e);
-    for _ in 0..100 {
-        match open(number, write) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => pause(),
-            opened => return Ok((number, opened.map_err(failed)?)),
-        }
-    }
-    Err(HostError::Unsupported {
-        what: format!("{} did not appear", loop_path(number).display()),
-        remedy: "mount the host's /dev into the driver's container",
-    })
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "bounded waits for the kernel, which has nothing to wait on"
-)]
-fn pause() {
-    std::thread::sleep(std::time::Duration::from_millis(5));
-}
-
-fn info(options: &LoopOptions<'_>, direct_io: bool) -> LoopInfo {
-    let mut info = LoopInfo::EMPTY;
+fn loop_info(options: LoopOptions<'_>) -> sys::LoopInfo {
+    let mut info = sys::LoopInfo::EMPTY;
     for (wanted, flag) in [
         (options.read_only, sys::LO_FLAGS_READ_ONLY),
         (options.autoclear, sys::LO_FLAGS_AUTOCLEAR),
-        (direct_io, sys::LO_FLAGS_DIRECT_IO),
+        (options.direct_io != DirectIo::Off, sys::LO_FLAGS_DIRECT_IO),
     ] {
         info.flags |= if wanted { flag } else { 0 };
     }
     // The last byte stays NUL.
-    for (place, byte) in info.file_name.iter_mut().take(63).zip(options.label.bytes()) {
+    let places = info.file_name.iter_mut().take(63);
+    for (place, byte) in places.zip(options.label.bytes()) {
         *place = byte;
     }
     info
 }
 
-pub(super) fn attach(
+fn configure(
+    device: &File,
     image: BorrowedFd<'_>,
     options: LoopOptions<'_>,
-) -> Result<AttachedLoop, HostError> {
-    let control = OpenOptions::new().read(true).write(true).open(CONTROL).map_err(|e| {
-        HostError::Unsupported {
-            what: format!("cannot open {CONTROL}: {e}"),
-            remedy: "load the loop module and mount the host's /dev into the driver's container",
+    mut info: sys::LoopInfo,
+) -> nix::Result<()> {
+    match sys::loop_configure(device.as_fd(), image, options.sector, info) {
+        // Some kernels refuse a sector that direct I/O to the file below cannot have, others fall back by themselves.
+        Err(Errno::EINVAL) if options.direct_io == DirectIo::Auto => {
+            info.flags &= !sys::LO_FLAGS_DIRECT_IO;
+            sys::loop_configure(device.as_fd(), image, options.sector, info)
         }
-    })?;
-    let mode =
-        fcntl(image, FcntlArg::F_GETFL).map_err(|e| HostError::call("look at", "the image", e))?;
-    let writable = OFlag::from_bits_truncate(mode) & OFlag::O_ACCMODE == OFlag::O_RDWR;
-    let options = LoopOptions { read_only: options.read_only || !writable, ..options };
-    let (number, device) = configure(&control, image, &options)?;
-    if let Err(error) = settle(number, &device, &options) {
-        // Nobody else knows the device yet; when this fails as well, AUTOCLEAR or the next unstage detaches it.
-        if let Err(errno) = sys::loop_clear(device.as_fd()) {
-            tracing::warn!(number, %errno, "cannot detach a loop device that was not set up as asked");
-        }
-        return Err(error);
+        result => result,
     }
-    tracing::debug!(number, label = options.label, "loop device attached");
-    Ok(AttachedLoop::new(number, Box::new(device)))
 }
 
-/// Gives a free device its image. Direct I/O is tried first where it may be, then without.
-fn configure(
-    control: &File,
-    image: BorrowedFd<'_>,
-    options: &LoopOptions<'_>,
-) -> Result<(u32, File), HostError> {
-    let mut direct_io = options.direct_io != DirectIo::Off;
-    for _ in 0..ATTEMPTS {
-        let (number, device) = free_device(control, !options.read_only)?;
-        match sys::loop_configure(device.as_fd(), image, options.sector, info(options, direct_io)) {
-            Ok(()) => return Ok((number, device)),
-            // Taken by somebody else since it was free.
-            Err(Errno::EBUSY) => pause(),
-            Err(Errno::EINVAL) if direct_io && options.direct_io == DirectIo::Auto => {
-                direct_io = false;
-            }
-            Err(Errno::ENOTTY) => {
-                return Err(HostError::Unsupported {
-                    what: "this kernel has no LOOP_CONFIGURE".to_owned(),
-                    remedy: "loop volumes need Linux 5.8 or later",
-                });
-            }
-            Err(errno) => return Err(HostError::call("set up", loop_path(number), errno)),
-        }
+fn explain_configure(errno: Errno, number: u32) -> HostError {
+    // What kernels without LOOP_CONFIGURE answer.
+    if matches!(errno, Errno::EINVAL | Errno::ENXIO | Errno::ENOTTY) {
+        return HostError::Unsupported {
+            what: format!("the kernel refuses to set up a loop device ({errno})"),
+            remedy: "Linux 5.8 or newer is needed, and a filesystem below that can hold images; try directIO: auto",
+        };
     }
-    Err(HostError::call("set up a loop device with", CONTROL, Errno::EBUSY))
+    HostError::call("set up", loop_path(number), errno)
 }
 
-/// Checks that the device is what was asked for, before anybody uses it.
-fn settle(number: u32, device: &File, options: &LoopOptions<'_>) -> Result<(), HostError> {
-    let path = loop_path(number);
-    fault::point!("host.attach.configured").map_err(|e| HostError::call("set up", &path, e))?;
-    let info = sys::loop_status(device.as_fd())
-        .map_err(|e| HostError::call("ask the status of", &path, e))?;
-    if options.direct_io == DirectIo::On && !describe(number, &info).direct_io {
+/// Checks what the kernel made of the request, and settles discards, before anybody learns of the device.
+fn finish(device: &File, number: u32, options: LoopOptions<'_>) -> Result<AttachedLoop, HostError> {
+    let failed = |e| HostError::call("set up", loop_path(number), e);
+    fault::point!("host.attach.configured").map_err(failed)?;
+    let status = status_of(device, number)?
+        .ok_or_else(|| HostError::call("set up", loop_path(number), Errno::ENXIO))?;
+    if options.direct_io == DirectIo::On && !status.direct_io {
         return Err(HostError::Unsupported {
-            what: "the pool's filesystem has no direct I/O for this image".to_owned(),
-            remedy: "use directIO=auto or directIO=off in the StorageClass",
+            what: "directIO: on is asked for, and the pool's filesystem cannot do it".to_owned(),
+            remedy: "use directIO: auto, or a pool on another filesystem",
         });
     }
-    if options.allocation == Allocation::Thick && !options.read_only {
-        refuse_discards(number)?;
+    if status.read_only != options.read_only {
+        return Err(HostError::Unexpected {
+            what: "the loop device is read-only, because its image was opened for reading only"
+                .to_owned(),
+            path: loop_path(number),
+        });
     }
-    Ok(())
+    settle_discards(number, options.allocation)?;
+    let attached = hold(number)?;
+    tracing::debug!(
+        number,
+        direct_io = status.direct_io,
+        sector = options.sector,
+        autoclear = status.autoclear,
+        "loop device attached"
+    );
+    fault::point!("host.attach.done").map_err(failed)?;
+    Ok(attached)
 }
 
-/// A discard punches a hole into the image: its blocks would be free for others. The limit of the queue forbids them
-/// before anybody can mount the device.
-fn refuse_discards(number: u32) -> Result<(), HostError> {
-    let limit = Path::new(SYSFS).join(format!("loop{number}/queue/discard_max_bytes"));
-    let unsupported = |what: String| HostError::Unsupported {
-        what: format!("cannot turn discards off for a thick volume: {what}"),
-        remedy: "mount the host's /sys writable into the driver's container",
-    };
-    let mut file =
-        OpenOptions::new().write(true).open(&limit).map_err(|e| unsupported(e.to_string()))?;
-    io::Write::write_all(&mut file, b"0\n").map_err(|e| unsupported(e.to_string()))?;
-    let now = std::fs::read_to_string(&limit).map_err(|e| unsupported(e.to_string()))?;
-    if now.trim() == "0" {
-        Ok(())
-    } else {
-        Err(unsupported(format!("{} says {}", limit.display(), now.trim())))
+fn read_number(path: &Path) -> Option<u64> {
+    let mut text = String::new();
+    File::open(path).ok()?.read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+fn write_number(path: &Path, number: u64) -> std::io::Result<()> {
+    let mut file = std::fs::OpenOptions::new().write(true).open(path)?;
+    file.write_all(number.to_string().as_bytes())
+}
+
+/// The device takes no discards although it could.
+fn refuses_discards(number: u32) -> bool {
+    let at = |name| read_number(&sysfs(number, name));
+    at("queue/discard_max_bytes") == Some(0)
+        && at("queue/discard_max_hw_bytes").is_some_and(|most| most > 0)
+}
+
+/// Switching discards off outlives the attachment, and the kernel does not switch them on again (with none allowed
+/// their granularity is 0, of which nothing else is a multiple). So a thin image gets a device that is made anew.
+fn renew_if_spoilt(control: &File, number: u32, allocation: Allocation) {
+    if allocation == Allocation::Thin
+        && refuses_discards(number)
+        && let Err(error) = sys::loop_renew(control.as_fd(), number)
+    {
+        tracing::debug!(number, %error, "cannot make a free loop device anew");
     }
 }
 
-pub(super) fn hold(number: u32) -> Result<AttachedLoop, HostError> {
-    let device = open(number, false).map_err(|e| HostError::call("open", loop_path(number), e))?;
-    Ok(AttachedLoop::new(number, Box::new(device)))
-}
-
-pub(super) fn detach(number: u32) -> Result<(), HostError> {
-    let path = loop_path(number);
-    let device = match open(number, false) {
-        Ok(device) => device,
-        Err(error) if error.raw_os_error() == Some(Errno::ENXIO as i32) => return Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(HostError::call("open", path, error)),
-    };
-    match sys::loop_clear(device.as_fd()) {
-        Ok(()) | Err(Errno::ENXIO) => {}
-        Err(errno) => return Err(HostError::call("detach", path, errno)),
-    }
-    // While it is open anywhere else, the kernel detaches it when the last user closes it.
-    drop(device);
-    fault::point!("host.detach.done").map_err(|e| HostError::call("detach", path, e))
-}
-
-/// Waits until a device with AUTOCLEAR is gone; the kernel may do it a moment after the last close.
-pub(super) fn wait_until_gone(number: u32, image: FileIdentity) -> Result<(), HostError> {
-    for _ in 0..200 {
-        if status(number)?.is_none_or(|status| status.backing != image) {
-            return Ok(());
+/// A thick image's device must not hand blocks back.
+fn settle_discards(number: u32, allocation: Allocation) -> Result<(), HostError> {
+    if allocation == Allocation::Thin {
+        if refuses_discards(number) {
+            tracing::warn!(number, "a thin image will not give blocks back");
         }
-        pause();
+        return Ok(());
     }
-    Err(HostError::call("wait until the kernel lets go of", loop_path(number), Errno::EBUSY))
-}
-
-pub(super) fn refresh_size(number: u32) -> Result<ByteSize, HostError> {
-    let path = loop_path(number);
-    let device = open(number, false).map_err(|e| HostError::call("open", &path, e))?;
-    sys::loop_set_capacity(device.as_fd())
-        .map_err(|e| HostError::call("refresh the size of", &path, e))?;
-    let size = sys::device_size(device.as_fd())
-        .map_err(|e| HostError::call("ask the size of", &path, e))?;
-    Ok(ByteSize::new(size))
-}
-
-/// With /dev/loop-control the kernel makes as many devices as minor numbers allow; without it those that exist are all.
-pub(super) fn limit() -> Option<u32> {
-    if Path::new(CONTROL).exists() {
-        return None;
+    let path = sysfs(number, "queue/discard_max_bytes");
+    if read_number(&path) == Some(0) {
+        return Ok(());
     }
-    let entries = std::fs::read_dir(SYSFS).ok()?;
-    let loops = entries
-        .filter_map(Result::ok)
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with("loop"));
-    Some(u32::try_from(loops.count()).unwrap_or(u32::MAX))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn device_numbers_are_decoded_as_the_kernel_encodes_them() {
-        for (encoded, major, minor) in
-            [(0x0700_u64, 7, 0), (0x0703, 7, 3), (0x10_0703, 7, 0x103), (0xfe00, 254, 0)]
-        {
-            assert_eq!(decode(encoded), DeviceNumber { major, minor });
-        }
+    let written = write_number(&path, 0);
+    if read_number(&path) == Some(0) {
+        return Ok(());
     }
+    let why = written.err().map_or_else(String::new, |e| format!(" ({e})"));
+    let device = loop_path(number);
+    Err(HostError::Unsupported {
+        what: format!("discards of {} cannot be switched off{why}", device.display()),
+        remedy: "sysfs is not writable: mount the host's /sys read-write into the driver",
+    })
 }

@@ -1,21 +1,22 @@
-//! Mounts and mount points.
+//! Paths, mount points, bind mounts, filesystem mounts and unmounts.
 //!
-//! A bind is built detached: cloned, given its attributes, and only then put in its place, so that it is never visible
-//! without them, in whatever mount namespace. (Binding first and remounting read-only afterwards stays writable on the
-//! host when it is done in a container.)
+//! Invariants: no verb follows a link at the end of a path; nothing is removed that is not an empty directory or
+//! an empty regular file; a bind mount has all its attributes before anybody can see it.
 
-#![expect(clippy::disallowed_methods, reason = "the one place that mounts and unmounts")]
-
-use std::fs::{DirBuilder, OpenOptions};
-use std::io::ErrorKind;
-use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, umount2};
-use sys_mount::{Mount, MountFlags};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, lstat};
+use nix::unistd::{UnlinkatFlags, mkdir, unlinkat};
+use sys_mount::MountFlags;
 
-use super::sys::{self, MountAttr};
+use super::sys;
 use crate::fault;
 use crate::host::{
     BindSource, DeviceNumber, FileIdentity, FilesystemMount, HostError, MountPoint, MountTable,
@@ -23,122 +24,168 @@ use crate::host::{
 };
 use crate::volume::MountAttributes;
 
-const MOUNTINFO: &str = "/proc/self/mountinfo";
+// Not /proc/self: a mount namespace belongs to a thread, and that one shows the main thread's.
+const MOUNT_INFO: &str = "/proc/thread-self/mountinfo";
 
-pub(super) fn table() -> Result<MountTable, HostError> {
-    let text = std::fs::read(MOUNTINFO).map_err(|e| HostError::call("read", MOUNTINFO, e))?;
+pub(super) fn read_table() -> Result<MountTable, HostError> {
+    let text = std::fs::read(MOUNT_INFO).map_err(|e| HostError::call("read", MOUNT_INFO, e))?;
     MountTable::parse(&text)
-        .map_err(|e| HostError::Unexpected { what: e.to_string(), path: MOUNTINFO.into() })
+        .map_err(|e| HostError::Unexpected { what: e.to_string(), path: PathBuf::from(MOUNT_INFO) })
 }
 
 pub(super) fn canonical(path: &Path) -> Result<Option<PathBuf>, HostError> {
+    let bytes = path.as_os_str().as_bytes();
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        let what = "a path that ends in \"..\" or is the root is no mount point".to_owned();
-        return Err(HostError::Unexpected { what, path: path.to_owned() });
+        return Err(unexpected(path, "not a path that ends in a name"));
     };
+    // `file_name` overlooks a dot at the end.
+    if bytes.ends_with(b"/.") || !path.is_absolute() {
+        return Err(unexpected(path, "not an absolute path that ends in a name"));
+    }
     match parent.canonicalize() {
         Ok(parent) => Ok(Some(parent.join(name))),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            Ok(None)
-        }
-        Err(error) => Err(HostError::call("resolve", parent, error)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(HostError::call("resolve", parent, e)),
     }
+}
+
+fn file_type(stat: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
 }
 
 pub(super) fn node(path: &Path) -> Result<Option<Node>, HostError> {
-    let metadata = match std::fs::symlink_metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            return Ok(None);
-        }
-        Err(error) => return Err(HostError::call("look at", path, error)),
+    let Some(stat) = stat_of(path)? else {
+        return Ok(None);
     };
-    let kind = match metadata.file_type() {
-        kind if kind.is_dir() => NodeKind::Directory,
-        kind if kind.is_file() => NodeKind::File,
-        kind if kind.is_block_device() => {
-            NodeKind::BlockDevice(DeviceNumber::of_stat(metadata.rdev()))
-        }
+    let kind = match file_type(&stat) {
+        SFlag::S_IFDIR => NodeKind::Directory,
+        SFlag::S_IFREG => NodeKind::File,
+        SFlag::S_IFBLK => NodeKind::BlockDevice(DeviceNumber::of_stat(stat.st_rdev)),
         _ => NodeKind::Other,
     };
-    let identity =
-        FileIdentity { device: DeviceNumber::of_stat(metadata.dev()), inode: metadata.ino() };
+    let identity = FileIdentity { device: DeviceNumber::of_stat(stat.st_dev), inode: stat.st_ino };
     Ok(Some(Node { identity, kind }))
 }
 
-pub(super) fn make_mount_point(path: &Path, kind: MountPoint) -> Result<(), HostError> {
-    let made = match kind {
-        MountPoint::Directory => DirBuilder::new().mode(0o750).create(path),
-        MountPoint::File => {
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
-        }
-    };
-    match made {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => check_mount_point(path, kind),
-        Err(error) => Err(HostError::call("make the mount point", path, error)),
+fn stat_of(path: &Path) -> Result<Option<FileStat>, HostError> {
+    match lstat(path) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(e) => Err(HostError::call("stat", path, e)),
     }
 }
 
-/// What is there may be mounted on without hiding anybody's files.
-fn check_mount_point(path: &Path, kind: MountPoint) -> Result<(), HostError> {
-    let look = |e| HostError::call("look at", path, e);
-    let metadata = std::fs::symlink_metadata(path).map_err(look)?;
-    let refuse =
-        |what: &str| Err(HostError::Unexpected { what: what.to_owned(), path: path.to_owned() });
+pub(super) fn make_mount_point(path: &Path, kind: MountPoint) -> Result<(), HostError> {
     match kind {
-        MountPoint::Directory if !metadata.is_dir() => {
-            refuse("something that is not a directory lies")
+        MountPoint::Directory => match mkdir(path, Mode::from_bits_truncate(0o750)) {
+            Ok(()) => Ok(()),
+            Err(Errno::EEXIST) => check_empty_directory(path),
+            Err(e) => Err(HostError::call("make the directory", path, e)),
+        },
+        MountPoint::File => {
+            let flags = OFlag::O_CREAT
+                | OFlag::O_EXCL
+                | OFlag::O_NOFOLLOW
+                | OFlag::O_WRONLY
+                | OFlag::O_CLOEXEC;
+            match open(path, flags, Mode::from_bits_truncate(0o600)) {
+                Ok(_closed) => Ok(()),
+                Err(Errno::EEXIST) => check_empty_file(path),
+                Err(e) => Err(HostError::call("make the file", path, e)),
+            }
         }
-        MountPoint::Directory if std::fs::read_dir(path).map_err(look)?.next().is_some() => {
-            refuse("files that are not the volume's lie (move them away)")
-        }
-        MountPoint::File if !metadata.is_file() || metadata.len() > 0 => {
-            refuse("something that is not an empty file lies")
-        }
-        MountPoint::Directory | MountPoint::File => Ok(()),
     }
+}
+
+fn check_empty_directory(path: &Path) -> Result<(), HostError> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mut directory = match Dir::open(path, flags, Mode::empty()) {
+        Ok(directory) => directory,
+        Err(Errno::ENOTDIR | Errno::ELOOP) => {
+            return Err(unexpected(
+                path,
+                "not a directory, so nothing can be mounted there; move it away",
+            ));
+        }
+        Err(e) => return Err(HostError::call("open the directory", path, e)),
+    };
+    for entry in directory.iter() {
+        let entry = entry.map_err(|e| HostError::call("read the directory", path, e))?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            return Err(unexpected(
+                path,
+                "the directory is not empty; these are not the volume's files, move them away",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_empty_file(path: &Path) -> Result<(), HostError> {
+    match stat_of(path)? {
+        Some(stat) if file_type(&stat) == SFlag::S_IFREG && stat.st_size == 0 => Ok(()),
+        _ => Err(unexpected(
+            path,
+            "not an empty regular file, so no device can be bound there; move it away",
+        )),
+    }
+}
+
+fn unexpected(path: &Path, what: &str) -> HostError {
+    HostError::Unexpected { what: what.to_owned(), path: path.to_owned() }
 }
 
 pub(super) fn remove_mount_point(path: &Path) -> Result<(), HostError> {
-    let removed = match std::fs::symlink_metadata(path) {
-        Err(error) => Err(error),
-        Ok(metadata) if metadata.is_dir() => std::fs::remove_dir(path),
-        Ok(metadata) if metadata.is_file() && metadata.len() == 0 => std::fs::remove_file(path),
-        Ok(_) => {
-            let what = "something that this driver did not make lies".to_owned();
-            return Err(HostError::Unexpected { what, path: path.to_owned() });
+    let Some(stat) = stat_of(path)? else {
+        return Ok(());
+    };
+    let how = match file_type(&stat) {
+        SFlag::S_IFDIR => UnlinkatFlags::RemoveDir,
+        SFlag::S_IFREG if stat.st_size == 0 => UnlinkatFlags::NoRemoveDir,
+        _ => {
+            return Err(unexpected(
+                path,
+                "neither a directory nor an empty file, so it is left alone",
+            ));
         }
     };
-    match removed {
-        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Err(HostError::Unexpected {
-            what: "files that are not the volume's lie (move them away)".to_owned(),
-            path: path.to_owned(),
-        }),
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(HostError::call("remove the mount point", path, error))
-        }
-        Ok(()) | Err(_) => Ok(()),
+    match unlinkat(nix::fcntl::AT_FDCWD, path, how) {
+        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        Err(e) => Err(HostError::call("remove the mount point", path, e)),
     }
 }
 
-fn attr(attributes: MountAttributes) -> MountAttr {
-    let mut attr = MountAttr::default();
-    for (wanted, bit) in [
+fn bits_of(attributes: MountAttributes) -> u64 {
+    [
         (attributes.read_only, sys::MOUNT_ATTR_RDONLY),
         (attributes.no_suid, sys::MOUNT_ATTR_NOSUID),
         (attributes.no_dev, sys::MOUNT_ATTR_NODEV),
         (attributes.no_exec, sys::MOUNT_ATTR_NOEXEC),
         (attributes.no_dir_atime, sys::MOUNT_ATTR_NODIRATIME),
         (attributes.no_symlink_follow, sys::MOUNT_ATTR_NOSYMFOLLOW),
-    ] {
-        attr.set |= if wanted { bit } else { 0 };
-    }
-    if attributes.no_atime || attributes.strict_atime {
-        // The three ways of keeping access times are one field: it has to be cleared before it is set.
-        attr.clear |= sys::MOUNT_ATTR_ATIME;
-        attr.set |=
-            if attributes.no_atime { sys::MOUNT_ATTR_NOATIME } else { sys::MOUNT_ATTR_STRICTATIME };
+    ]
+    .iter()
+    .filter_map(|(wanted, bit)| wanted.then_some(bit))
+    .sum()
+}
+
+fn mount_attr(attributes: MountAttributes) -> sys::MountAttr {
+    let mut attr = sys::MountAttr {
+        set: bits_of(attributes),
+        // A bind of a shared mount would join its peers, and what a pod mounts inside its volume would appear in
+        // the pool. At a shared place it becomes shared again when it is moved there, in a peer group of its own.
+        propagation: libc::MS_PRIVATE,
+        ..sys::MountAttr::default()
+    };
+    // One choice of three, so the bits of the choice go first. Unless asked, the source's choice stays.
+    let atime = match (attributes.no_atime, attributes.strict_atime) {
+        (true, _) => Some(sys::MOUNT_ATTR_NOATIME),
+        (false, true) => Some(sys::MOUNT_ATTR_STRICTATIME),
+        (false, false) => None,
+    };
+    if let Some(atime) = atime {
+        attr.clear = sys::MOUNT_ATTR_ATIME;
+        attr.set |= atime;
     }
     attr
 }
@@ -148,72 +195,184 @@ pub(super) fn bind(
     target: &Path,
     attributes: MountAttributes,
 ) -> Result<(), HostError> {
-    let failed =
-        |operation: &'static str| move |e: nix::errno::Errno| HostError::call(operation, target, e);
-    fault::point!("host.bind.start").map_err(|e| HostError::call("bind", target, e))?;
-    let tree = match source {
-        BindSource::Fd(file) => sys::clone_tree_of(file),
-        BindSource::Path(path) => sys::clone_tree_at(path),
+    let (tree, from) = match source {
+        BindSource::Fd(fd) => (sys::clone_tree_of(fd), fd_path(fd)),
+        BindSource::Path(path) => (sys::clone_tree_at(path), path.to_owned()),
+    };
+    let tree = tree.map_err(|e| too_old(e, "copy the mount of", &from))?;
+    let stat = fstat(&tree).map_err(|e| HostError::call("stat", &from, e))?;
+    if file_type(&stat) == SFlag::S_IFLNK {
+        return Err(unexpected(&from, "a symbolic link cannot be bound"));
     }
-    .map_err(failed("clone the tree to be bound at"))?;
-    let attr = attr(attributes);
-    if attr.set != 0 || attr.clear != 0 {
-        sys::set_attributes(tree.as_fd(), &attr)
-            .map_err(failed("set the attributes of the mount at"))?;
-    }
-    sys::move_mount(tree.as_fd(), target).map_err(failed("bind at"))?;
-    fault::point!("host.bind.done").map_err(|e| HostError::call("bind", target, e))
+    sys::set_attributes(tree.as_fd(), &mount_attr(attributes))
+        .map_err(|e| too_old(e, "set the mount attributes of", &from))?;
+    fault::point!("host.bind.built").map_err(|e| HostError::call("bind", target, e))?;
+    sys::move_mount(tree.as_fd(), target).map_err(|e| too_old(e, "bind to", target))?;
+    fault::point!("host.bind.moved").map_err(|e| HostError::call("bind", target, e))
 }
 
-pub(super) fn mount(request: &FilesystemMount<'_>) -> Result<(), HostError> {
-    let MountAttributes {
-        read_only,
-        no_suid,
-        no_dev,
-        no_exec,
-        no_atime,
-        no_dir_atime,
-        strict_atime,
-        no_symlink_follow,
-    } = request.attributes;
+fn too_old(errno: Errno, operation: &'static str, path: &Path) -> HostError {
+    if errno == Errno::ENOSYS {
+        return HostError::Unsupported {
+            what: "this kernel cannot set the attributes of a mount before it is visible"
+                .to_owned(),
+            remedy: "Linux 5.12 or newer is needed (or a seccomp profile that allows mount_setattr)",
+        };
+    }
+    HostError::call(operation, path, errno)
+}
+
+/// Where a descriptor leads to by now, for messages and as a hint for people.
+pub(super) fn fd_path(fd: BorrowedFd<'_>) -> PathBuf {
+    let link = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    std::fs::read_link(&link).unwrap_or(link)
+}
+
+/// Flags and options of mount(2).
+fn mount_arguments(request: &FilesystemMount<'_>) -> (MountFlags, String) {
+    let attributes = request.attributes;
+    // sys-mount has no name for the last two.
+    let no_symlink_follow = MountFlags::from_bits_retain(libc::MS_NOSYMFOLLOW);
+    let lazy_time = MountFlags::from_bits_retain(libc::MS_LAZYTIME);
     let mut flags = MountFlags::empty();
     for (wanted, flag) in [
-        (read_only, MountFlags::RDONLY),
-        (no_suid, MountFlags::NOSUID),
-        (no_dev, MountFlags::NODEV),
-        (no_exec, MountFlags::NOEXEC),
-        (no_atime, MountFlags::NOATIME),
-        (no_dir_atime, MountFlags::NODIRATIME),
-        (strict_atime, MountFlags::STRICTATIME),
-        // MS_NOSYMFOLLOW (Linux 5.10), for which sys-mount has no name.
-        (no_symlink_follow, MountFlags::from_bits_retain(0x100)),
+        (attributes.read_only, MountFlags::RDONLY),
+        (attributes.no_suid, MountFlags::NOSUID),
+        (attributes.no_dev, MountFlags::NODEV),
+        (attributes.no_exec, MountFlags::NOEXEC),
+        (attributes.no_atime, MountFlags::NOATIME),
+        (attributes.no_dir_atime, MountFlags::NODIRATIME),
+        (attributes.strict_atime, MountFlags::STRICTATIME),
+        (attributes.no_symlink_follow, no_symlink_follow),
     ] {
-        flags.set(flag, wanted);
+        flags.set(flag, flags.contains(flag) || wanted);
     }
     let mut data = Vec::new();
     for option in request.options {
         match option.as_str() {
             "sync" => flags |= MountFlags::SYNCHRONOUS,
             "dirsync" => flags |= MountFlags::DIRSYNC,
-            "lazytime" => flags |= MountFlags::from_bits_retain(1 << 25),
+            "lazytime" => flags |= lazy_time,
             other => data.push(other),
         }
     }
-    let device = loop_path(request.loop_number);
-    let failed = |e: std::io::Error| HostError::call("mount the filesystem at", request.target, e);
-    fault::point!("host.mount.start").map_err(failed)?;
-    Mount::builder()
-        .fstype(request.filesystem.as_str())
-        .flags(flags)
-        .data(&data.join(","))
-        .mount(&device, request.target)
-        .map_err(failed)?;
-    fault::point!("host.mount.done").map_err(failed)
+    (flags, data.join(","))
 }
 
+pub(super) fn mount(request: &FilesystemMount<'_>) -> Result<(), HostError> {
+    let target = request.target;
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let place: OwnedFd = open(target, flags, Mode::empty())
+        .map_err(|e| HostError::call("open the mount point", target, e))?;
+    // mount(2) follows links, so it gets the directory that was just opened.
+    let place_path = format!("/proc/self/fd/{}", place.as_raw_fd());
+    let (flags, data) = mount_arguments(request);
+    fault::point!("host.mount.start").map_err(|e| HostError::call("mount", target, e))?;
+    let mut builder = sys_mount::Mount::builder().fstype(request.filesystem.as_str()).flags(flags);
+    if !data.is_empty() {
+        builder = builder.data(&data);
+    }
+    // Dropping sys-mount's handle leaves the mount in place.
+    builder
+        .mount(loop_path(request.loop_number), &place_path)
+        .map(drop)
+        .map_err(|e| explain_mount(e, request))?;
+    fault::point!("host.mount.done").map_err(|e| HostError::call("mount", target, e))
+}
+
+fn explain_mount(error: io::Error, request: &FilesystemMount<'_>) -> HostError {
+    if error.raw_os_error() == Some(libc::ENODEV) {
+        return HostError::Unsupported {
+            what: format!("this kernel has no filesystem {}", request.filesystem),
+            remedy: "load its kernel module on the node, or choose another fstype",
+        };
+    }
+    let operation = match error.raw_os_error() {
+        Some(libc::EINVAL) => {
+            "mount (the kernel refused the filesystem's superblock or a mount option) on"
+        }
+        Some(libc::EUCLEAN | libc::EIO) => "mount (the filesystem is damaged) on",
+        _ => "mount the filesystem on",
+    };
+    HostError::call(operation, request.target, error)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that unmounts; the flag keeps it from following a link"
+)]
 pub(super) fn unmount(target: &Path) -> Result<(), HostError> {
-    let failed = |e: std::io::Error| HostError::call("unmount", target, e);
-    fault::point!("host.unmount.start").map_err(failed)?;
-    umount2(target, MntFlags::UMOUNT_NOFOLLOW).map_err(|e| failed(e.into()))?;
-    fault::point!("host.unmount.done").map_err(failed)
+    let path =
+        canonical(target)?.ok_or_else(|| HostError::call("unmount", target, Errno::ENOENT))?;
+    fault::point!("host.unmount.start").map_err(|e| HostError::call("unmount", &path, e))?;
+    umount2(&path, MntFlags::UMOUNT_NOFOLLOW).map_err(|e| HostError::call("unmount", &path, e))?;
+    fault::point!("host.unmount.done").map_err(|e| HostError::call("unmount", &path, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volume::Filesystem;
+
+    #[test]
+    fn only_a_path_that_ends_in_a_name_is_canonical() {
+        for path in ["/", "/tmp/..", "/tmp/.", "", "relative"] {
+            assert!(canonical(Path::new(path)).is_err(), "{path}");
+        }
+        assert_eq!(canonical(Path::new("/no-such/one")).unwrap(), None);
+        assert_eq!(
+            canonical(Path::new("/tmp/x/")).unwrap(),
+            Path::new("/tmp").canonicalize().ok().map(|tmp| tmp.join("x"))
+        );
+    }
+
+    #[test]
+    fn mount_points_are_made_and_removed_without_harm() {
+        let home = tempfile::tempdir().unwrap();
+        let (directory, file) = (home.path().join("d"), home.path().join("f"));
+        for _ in 0..2 {
+            make_mount_point(&directory, MountPoint::Directory).unwrap();
+            make_mount_point(&file, MountPoint::File).unwrap();
+        }
+        assert!(make_mount_point(&file, MountPoint::Directory).is_err());
+        assert!(make_mount_point(&directory, MountPoint::File).is_err());
+        let inner = directory.join("inner");
+        make_mount_point(&inner, MountPoint::File).unwrap();
+        let refused = make_mount_point(&directory, MountPoint::Directory).unwrap_err();
+        assert!(refused.to_string().contains("not empty"), "{refused}");
+        assert!(remove_mount_point(&directory).is_err());
+        let link = home.path().join("link");
+        std::os::unix::fs::symlink(&directory, &link).unwrap();
+        assert!(make_mount_point(&link, MountPoint::Directory).is_err());
+        assert!(remove_mount_point(&link).is_err());
+        for path in [&inner, &directory, &file, &file] {
+            remove_mount_point(path).unwrap();
+        }
+    }
+
+    #[test]
+    fn options_become_flags_and_text() {
+        let options = ["sync", "commit=5", "lazytime", "context=\"a,b\""].map(str::to_owned);
+        let (flags, data) = mount_arguments(&FilesystemMount {
+            loop_number: 0,
+            filesystem: Filesystem::Ext4,
+            target: Path::new("/x"),
+            attributes: MountAttributes { no_atime: true, ..MountAttributes::default() },
+            options: &options,
+        });
+        assert_eq!(data, "commit=5,context=\"a,b\"");
+        assert_eq!(flags.bits(), libc::MS_SYNCHRONOUS | libc::MS_LAZYTIME | libc::MS_NOATIME);
+    }
+
+    #[test]
+    fn the_atime_choice_is_replaced_only_when_asked() {
+        let plain = mount_attr(MountAttributes::default());
+        assert_eq!((plain.set, plain.clear), (0, 0));
+        let strict = mount_attr(MountAttributes {
+            strict_atime: true,
+            read_only: true,
+            ..MountAttributes::default()
+        });
+        assert_eq!((strict.set, strict.clear), (0x21, 0x70));
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! Every function is safe to call with any arguments: structures are built here, sizes are those of the kernel's
 //! own headers, and descriptors come in borrowed and go out owned. Numbers and layouts are the kernel's
-//! (include/uapi/linux: mount.h, loop.h, fs.h, btrfs.h; fs/xfs/libxfs/xfs_fs.h; fs/ext4/ext4.h).
+//! (`include/uapi/linux`: `mount.h`, `loop.h`, `fs.h`, `btrfs.h`; `xfs_fs.h`; `ext4.h`).
 //!
 //! Must not: decide anything, or turn an errno into something else.
 #![expect(
@@ -18,7 +18,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
-/// `struct mount_attr` of mount_setattr(2).
+/// `struct mount_attr` of `mount_setattr(2)`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct MountAttr {
@@ -28,7 +28,7 @@ pub(super) struct MountAttr {
     pub(super) clear: u64,
     /// `MS_PRIVATE` and the like; zero leaves it.
     pub(super) propagation: u64,
-    userns_fd: u64,
+    pub(super) userns_fd: u64,
 }
 
 pub(super) const MOUNT_ATTR_RDONLY: u64 = 0x1;
@@ -150,6 +150,8 @@ mod raw {
     nix::ioctl_read_bad!(loop_get_status64, 0x4C05, LoopInfo);
     nix::ioctl_none_bad!(loop_set_capacity, 0x4C07);
     nix::ioctl_write_ptr_bad!(loop_configure, 0x4C0A, LoopConfig);
+    nix::ioctl_write_int_bad!(loop_ctl_add, 0x4C80);
+    nix::ioctl_write_int_bad!(loop_ctl_remove, 0x4C81);
     nix::ioctl_none_bad!(loop_ctl_get_free, 0x4C82);
     // The header says size_t and int or long, the kernel moves 64 and 32 bits.
     nix::ioctl_read_bad!(blk_get_size, nix::request_code_read!(0x12, 114, size_of::<usize>()), u64);
@@ -180,7 +182,7 @@ fn c_path(path: &Path) -> nix::Result<CString> {
 /// What a system call answered: a new descriptor.
 fn owned(result: libc::c_long) -> nix::Result<OwnedFd> {
     let number = Errno::result(result)?;
-    let number = i32::try_from(number).map_err(|_out_of_range| Errno::EBADF)?;
+    let number = i32::try_from(number).map_err(|_overflow| Errno::EBADF)?;
     // SAFETY: the kernel has just made this descriptor for the caller, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
@@ -191,7 +193,7 @@ fn clone_tree(dir: libc::c_int, path: &CStr, extra: libc::c_int) -> nix::Result<
     owned(unsafe { libc::syscall(libc::SYS_open_tree, dir, path.as_ptr(), flags) })
 }
 
-/// A detached mount of the tree at an open file or directory (open_tree(2)).
+/// A detached mount of the tree at an open file or directory (`open_tree(2)`).
 pub(super) fn clone_tree_of(file: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
     clone_tree(file.as_raw_fd(), c"", libc::AT_EMPTY_PATH)
 }
@@ -201,7 +203,7 @@ pub(super) fn clone_tree_at(path: &Path) -> nix::Result<OwnedFd> {
     clone_tree(libc::AT_FDCWD, &c_path(path)?, libc::AT_SYMLINK_NOFOLLOW)
 }
 
-/// mount_setattr(2) on a detached mount.
+/// `mount_setattr(2)` on a detached mount.
 pub(super) fn set_attributes(tree: BorrowedFd<'_>, attributes: &MountAttr) -> nix::Result<()> {
     // SAFETY: `attributes` is a live `struct mount_attr` of the size that is told, and the path is a literal.
     let result = unsafe {
@@ -217,7 +219,7 @@ pub(super) fn set_attributes(tree: BorrowedFd<'_>, attributes: &MountAttr) -> ni
     Errno::result(result).map(drop)
 }
 
-/// Puts a detached mount at a path (move_mount(2)); a link at its end is not followed.
+/// Puts a detached mount at a path (`move_mount(2)`); a link at its end is not followed.
 pub(super) fn move_mount(tree: BorrowedFd<'_>, target: &Path) -> nix::Result<()> {
     let target = c_path(target)?;
     // SAFETY: both paths are NUL-terminated strings that outlive the call.
@@ -294,7 +296,16 @@ fn kernel_message(context: OwnedFd) -> String {
 pub(super) fn loop_get_free(control: BorrowedFd<'_>) -> nix::Result<u32> {
     // SAFETY: takes no argument.
     let number = unsafe { raw::loop_ctl_get_free(control.as_raw_fd()) }?;
-    u32::try_from(number).map_err(|_out_of_range| Errno::ENODEV)
+    u32::try_from(number).map_err(|_overflow| Errno::ENODEV)
+}
+
+/// Makes a free loop device anew, with the settings of a new one; one in use answers EBUSY and stays.
+pub(super) fn loop_renew(control: BorrowedFd<'_>, number: u32) -> nix::Result<()> {
+    let number = i32::try_from(number).map_err(|_overflow| Errno::ENODEV)?;
+    // SAFETY: takes a plain number.
+    unsafe { raw::loop_ctl_remove(control.as_raw_fd(), number) }?;
+    // SAFETY: takes a plain number.
+    unsafe { raw::loop_ctl_add(control.as_raw_fd(), number) }.map(drop)
 }
 
 /// Gives a loop device its backing file, and all settings at once.
@@ -305,7 +316,7 @@ pub(super) fn loop_configure(
     info: LoopInfo,
 ) -> nix::Result<()> {
     let config = LoopConfig {
-        fd: u32::try_from(image.as_raw_fd()).map_err(|_out_of_range| Errno::EBADF)?,
+        fd: u32::try_from(image.as_raw_fd()).map_err(|_overflow| Errno::EBADF)?,
         block_size,
         info,
         reserved: [0; 8],
@@ -314,7 +325,7 @@ pub(super) fn loop_configure(
     unsafe { raw::loop_configure(device.as_raw_fd(), &raw const config) }.map(drop)
 }
 
-/// LOOP_GET_STATUS64
+/// `LOOP_GET_STATUS64`
 pub(super) fn loop_status(device: BorrowedFd<'_>) -> nix::Result<LoopInfo> {
     let mut info = LoopInfo::EMPTY;
     // SAFETY: `info` is a live `struct loop_info64`, every bit pattern of which is valid.
@@ -322,13 +333,13 @@ pub(super) fn loop_status(device: BorrowedFd<'_>) -> nix::Result<LoopInfo> {
     Ok(info)
 }
 
-/// LOOP_CLR_FD
+/// `LOOP_CLR_FD`
 pub(super) fn loop_clear(device: BorrowedFd<'_>) -> nix::Result<()> {
     // SAFETY: takes no argument.
     unsafe { raw::loop_clr_fd(device.as_raw_fd()) }.map(drop)
 }
 
-/// LOOP_SET_CAPACITY
+/// `LOOP_SET_CAPACITY`
 pub(super) fn loop_set_capacity(device: BorrowedFd<'_>) -> nix::Result<()> {
     // SAFETY: takes no argument.
     unsafe { raw::loop_set_capacity(device.as_raw_fd()) }.map(drop)
