@@ -18,6 +18,7 @@ mod expand;
 mod list;
 mod observe;
 pub mod offline;
+mod open_pool;
 pub mod plan;
 mod pools;
 mod publish;
@@ -33,7 +34,8 @@ pub use create::Created;
 pub use error::{EngineError, chain};
 pub use expand::Expanded;
 pub use list::Listed;
-pub use pools::{PoolConfig, PoolReport, PoolStatus, Reserve};
+pub use open_pool::Reserve;
+pub use pools::{PoolConfig, PoolReport, PoolStatus};
 pub use publish::PublishRequest;
 pub use stage::StageRequest;
 pub use stats::{Usage, VolumeUsage};
@@ -41,7 +43,8 @@ pub use stats::{Usage, VolumeUsage};
 use crate::host::Host;
 use crate::store::{Entry, Record, StateDir, StoreError, Volume};
 use crate::volume::{Topology, VolumeId};
-use pools::{OpenPool, Pools};
+use open_pool::OpenPool;
+use pools::Pools;
 
 /// What the engine is told once, at start.
 #[derive(Debug, Clone)]

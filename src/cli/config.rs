@@ -6,6 +6,7 @@ use clap::Args;
 use serde::Deserialize;
 
 use super::Failure;
+use super::table::Output;
 use crate::engine::{PoolConfig, Reserve};
 use crate::volume::{ByteSize, Key, Topology};
 
@@ -21,6 +22,16 @@ pub(super) struct PoolArgs {
     /// Where the driver keeps what must be known while a pool is away
     #[arg(long, value_name = "DIR", env = "ORLOP_ROOT_DIR", default_value = "/var/lib/orlop")]
     pub(super) root_dir: PathBuf,
+}
+
+/// What is listed, and how.
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    #[command(flatten)]
+    pub(super) pools: PoolArgs,
+    /// How to print it
+    #[arg(long, short, value_name = "table|json", default_value = "table")]
+    pub(super) output: Output,
 }
 
 #[derive(Debug, Deserialize)]

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::Failure;
-use super::config::PoolArgs;
+use super::config::ListArgs;
 use super::table::{self, Output};
 use crate::engine::offline;
 use crate::volume::ByteSize;
@@ -29,15 +29,6 @@ pub(super) struct InitArgs {
     name: String,
     /// The directory
     path: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct ListArgs {
-    #[command(flatten)]
-    pools: PoolArgs,
-    /// How to print it
-    #[arg(long, short, value_name = "table|json", default_value = "table")]
-    output: Output,
 }
 
 #[derive(Debug, Args)]

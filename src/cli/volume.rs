@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::Failure;
-use super::config::PoolArgs;
+use super::config::{ListArgs, PoolArgs};
 use super::table::{self, Output};
 use crate::engine::offline;
 use crate::volume::VolumeId;
@@ -17,15 +17,6 @@ pub(super) enum VolumeCommand {
     List(ListArgs),
     /// Give up a volume whose pool will not come back, so that Kubernetes can delete it
     Forget(ForgetArgs),
-}
-
-#[derive(Debug, Args)]
-pub(super) struct ListArgs {
-    #[command(flatten)]
-    pools: PoolArgs,
-    /// How to print it
-    #[arg(long, short, value_name = "table|json", default_value = "table")]
-    output: Output,
 }
 
 #[derive(Debug, Args)]

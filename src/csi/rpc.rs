@@ -15,7 +15,8 @@ struct Line<'a> {
 impl Line<'_> {
     fn write(&self, code: Code, message: &str) {
         let Self { method, volume, .. } = self;
-        let milliseconds = self.start.elapsed().as_secs_f64() * 1000.0;
+        // Whole microseconds, as people read them.
+        let milliseconds = (self.start.elapsed().as_secs_f64() * 1e6).round() / 1e3;
         let code = format!("{code:?}");
         match code.as_str() {
             // Kubelet asks these before nearly every call.

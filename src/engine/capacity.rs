@@ -5,7 +5,7 @@
 
 use std::sync::{MutexGuard, PoisonError};
 
-use super::pools::OpenPool;
+use super::open_pool::OpenPool;
 use super::{Engine, EngineError};
 use crate::backend;
 use crate::host::{Host, HostError};

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::pools::{OpenPool, random};
+use super::open_pool::OpenPool;
+use super::pools::random;
 use super::{Engine, EngineError, Located, read};
 use crate::backend::{self, BackendError, ImageSpec};
 use crate::host::{FormatRecipe, PoolFilesystem, RootOwner};
@@ -149,7 +150,14 @@ impl Engine {
             size: plan.size,
             on_delete: spec.parameters.on_delete,
         });
-        let full = |error: EngineError| out_of_space(error, plan.size, &pool.name);
+        let (size, name) = (plan.size, &pool.name);
+        let full = |error: EngineError| {
+            error.when_full(|cause| {
+                EngineError::NoSpace(format!(
+                    "the filesystem of pool {name} is full ({cause}): no room for {size}"
+                ))
+            })
+        };
         let incoming = pool.store.begin(&spec.key, &*self.host).map_err(|e| full(e.into()))?;
         if let Err(error) = self.fill(incoming.dir(), spec, plan) {
             let error = full(error.into());
@@ -193,18 +201,6 @@ fn no_room(size: ByteSize, pool: &str, room: ByteSize) -> EngineError {
     EngineError::NoSpace(format!(
         "no room for {size} in pool {pool}: {room} can still be promised; delete volumes, add a pool, or lower its reserve"
     ))
-}
-
-/// A full disk is not a broken one.
-fn out_of_space(error: EngineError, size: ByteSize, pool: &str) -> EngineError {
-    if error.is_no_space() {
-        EngineError::NoSpace(format!(
-            "the filesystem of pool {pool} is full ({}): no room for {size}",
-            super::chain(&error)
-        ))
-    } else {
-        error
-    }
 }
 
 /// The filesystem that the request names, in its capabilities or its parameters.

@@ -64,8 +64,12 @@ impl EngineError {
         Self::NotFound(format!("volume {id} does not exist"))
     }
 
-    /// The kernel said that there is no room.
-    pub(super) fn is_no_space(&self) -> bool {
+    /// A full disk is not a broken one: replaces the error when the kernel said that there is no room.
+    pub(super) fn when_full(self, full: impl FnOnce(String) -> Self) -> Self {
+        if self.is_no_space() { full(chain(&self)) } else { self }
+    }
+
+    fn is_no_space(&self) -> bool {
         match self {
             Self::Store(error) => error.is_no_space(),
             Self::Host(error) => matches!(error.errno(), Some(Errno::ENOSPC | Errno::EDQUOT)),

@@ -124,12 +124,7 @@ impl Engine {
 }
 
 fn full(error: EngineError, pool: &str) -> EngineError {
-    if error.is_no_space() {
-        EngineError::Size(format!(
-            "the filesystem of pool {pool} is full: {}",
-            super::chain(&error)
-        ))
-    } else {
-        error
-    }
+    error.when_full(|cause| {
+        EngineError::Size(format!("the filesystem of pool {pool} is full: {cause}"))
+    })
 }

@@ -17,6 +17,9 @@ use crate::host::{
 use crate::store::{DATA, Resolved};
 use crate::volume::{Key, MountAttributes};
 
+/// The file beneath the staging path of a raw block volume that its device node is bound on.
+pub(super) const DEVICE: &str = "device";
+
 /// What a mounted path is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum MountedAs {
@@ -254,7 +257,7 @@ impl Engine {
         };
         let observed = self.observe(located)?;
         // The staging path of a raw block volume is a directory; its device is in it.
-        let candidates = [path.clone(), path.join(super::stage::DEVICE)];
+        let candidates = [path.clone(), path.join(DEVICE)];
         for candidate in candidates {
             let Seen::Same(attributes) = self.seen(&observed, &candidate)? else {
                 continue;

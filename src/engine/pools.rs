@@ -9,34 +9,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::reaper::{self, Reaper};
+use super::open_pool::{OpenPool, Reserve, Turns};
+use super::reaper;
 use super::{EngineConfig, EngineError, chain};
 use crate::host::{Host, Space};
-use crate::store::{Charges, Marker, Pool, PoolLock, PoolLook, StateDir, StoreError};
-use crate::volume::{ByteSize, PoolChoice, PoolTag, PoolUuid};
-
-/// What volumes may never take of a pool's filesystem.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Reserve {
-    /// So many bytes.
-    Bytes(ByteSize),
-    /// That share of the filesystem, in percent.
-    Percent(u8),
-}
-
-impl Reserve {
-    /// The reserve of a filesystem of that size.
-    #[must_use]
-    pub fn of(self, total: ByteSize) -> ByteSize {
-        match self {
-            Self::Bytes(bytes) => bytes,
-            Self::Percent(percent) => {
-                let share = u128::from(total.bytes()) * u128::from(percent) / 100;
-                ByteSize::new(u64::try_from(share).unwrap_or(u64::MAX))
-            }
-        }
-    }
-}
+use crate::store::{Charges, Marker, Pool, PoolLook, StateDir, StoreError};
+use crate::volume::{PoolChoice, PoolTag, PoolUuid};
 
 /// A pool as it is configured.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,25 +27,6 @@ pub struct PoolConfig {
     pub reserve: Option<Reserve>,
     /// Bytes promised for each real one; thick images are never overcommitted.
     pub overcommit: f64,
-}
-
-/// A pool that is open for writing.
-#[derive(Debug)]
-pub(super) struct OpenPool {
-    pub(super) name: String,
-    pub(super) store: Pool,
-    pub(super) reserve: Reserve,
-    pub(super) overcommit: f64,
-    /// Promised to requests that have not ended.
-    pub(super) in_flight: Mutex<ByteSize>,
-    pub(super) reaper: Reaper,
-    _lock: PoolLock,
-}
-
-impl OpenPool {
-    pub(super) fn tag(&self) -> PoolTag {
-        self.store.uuid().tag()
-    }
 }
 
 /// How a pool is.
@@ -283,9 +242,9 @@ impl Pools {
             reserve: config.reserve.unwrap_or_else(|| self.default_reserve(&config.path)),
             overcommit: config.overcommit,
             in_flight: Mutex::default(),
-            reaper: Reaper::default(),
+            reaper: Turns::default(),
             store,
-            _lock: lock,
+            lock,
         };
         Ok(store)
     }

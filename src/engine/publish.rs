@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::apply::{Target, refusal};
-use super::observe::loop_seen;
+use super::observe::{DEVICE, loop_seen};
 use super::plan::{self, PublishView};
-use super::stage::{DEVICE, check_capability, flags, no_parent};
+use super::stage::{check_capability, flags, no_parent};
 use super::{Engine, EngineError};
 use crate::host::MountEntry;
 use crate::volume::{VolumeCapability, VolumeId};

@@ -2,39 +2,11 @@
 //! a hung disk holds up only its own.
 
 use std::ffi::OsStr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use super::chain;
-use super::pools::OpenPool;
+use super::open_pool::OpenPool;
 use crate::host::Host;
-
-/// Whether a pool's trash is being emptied.
-#[derive(Debug, Default)]
-pub(super) struct Reaper {
-    turn: Mutex<Turn>,
-    /// Held while entries are removed.
-    work: Mutex<()>,
-}
-
-#[derive(Debug, Default)]
-struct Turn {
-    running: bool,
-    again: bool,
-}
-
-impl Reaper {
-    fn turn(&self) -> MutexGuard<'_, Turn> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The running thread may stop; `false` when there is new work for it.
-    fn may_stop(&self) -> bool {
-        let mut turn = self.turn();
-        turn.running = turn.again;
-        turn.again = false;
-        !turn.running
-    }
-}
 
 /// Has the pool's trash emptied soon.
 pub(super) fn wake(pool: &Arc<OpenPool>, host: &Arc<dyn Host>) {

@@ -5,15 +5,12 @@ use std::path::{Path, PathBuf};
 
 use super::apply::{Target, refusal};
 use super::create::loop_filesystem;
-use super::observe::{Data, loop_seen};
+use super::observe::{DEVICE, Data, loop_seen};
 use super::plan::{self, StageView};
 use super::{Engine, EngineError, Located, chain};
 use crate::host::{DeviceNumber, HostError, MountEntry, MountTable, NodeKind};
 use crate::store::{IMAGE, Resolved, Volume};
 use crate::volume::{AccessType, MountFlags, VolumeCapability, VolumeId};
-
-/// The file beneath the staging path of a raw block volume that its device node is bound on.
-pub(super) const DEVICE: &str = "device";
 
 /// What NodeStageVolume asks for.
 #[derive(Debug, Clone)]

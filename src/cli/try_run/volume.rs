@@ -1,0 +1,96 @@
+//! One volume of the demonstration: what is known of it, and where it is mounted.
+
+use std::path::{Path, PathBuf};
+
+use super::content;
+use super::kind::Kind;
+use crate::cli::Failure;
+
+/// A volume, and the directories that kubelet would use for it.
+#[derive(Debug)]
+pub(super) struct Volume {
+    pub(super) kind: Kind,
+    /// Empty until it is created.
+    pub(super) id: String,
+    /// The size of its filesystem or device before it grew.
+    pub(super) before: u64,
+    /// The node has to grow it, as the controller said.
+    pub(super) node_expansion: bool,
+    /// How many pieces of content were written.
+    pub(super) pieces: u64,
+    dir: PathBuf,
+}
+
+impl Volume {
+    pub(super) fn new(kind: Kind, kubelet: &Path) -> Self {
+        Self {
+            kind,
+            id: String::new(),
+            before: 0,
+            node_expansion: false,
+            pieces: 0,
+            dir: kubelet.join(kind.to_string()),
+        }
+    }
+
+    /// The name that a provisioner would make up.
+    pub(super) fn name(&self) -> String {
+        format!("pvc-try-{}", self.kind)
+    }
+
+    /// Its directory below kubelet's.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(super) fn staging(&self) -> PathBuf {
+        self.dir.join("globalmount")
+    }
+
+    /// Where the pod sees it.
+    pub(super) fn target(&self) -> PathBuf {
+        self.dir.join("pod")
+    }
+
+    /// Where a second pod sees it, that only reads.
+    pub(super) fn reader(&self) -> PathBuf {
+        self.dir.join("reader")
+    }
+
+    /// Where a staged volume is mounted: a raw block device is bound beneath the staging path.
+    pub(super) fn staged_at(&self) -> PathBuf {
+        if self.kind == Kind::Block { self.staging().join("device") } else { self.staging() }
+    }
+
+    /// Where a piece of content is: a file of its own, or a place on the device. The second piece of a device begins
+    /// where the device ended before it grew.
+    fn place(&self, target: &Path, piece: u64) -> (PathBuf, u64) {
+        if self.kind != Kind::Block {
+            return (target.join(format!("data-{piece}")), 0);
+        }
+        let old_end = u64::try_from(self.kind.sizes().0).unwrap_or_default();
+        (target.to_owned(), piece * old_end)
+    }
+
+    fn seed(&self, piece: u64) -> u64 {
+        // Different for each volume, so that two that were mixed up would show.
+        self.kind.sizes().0.unsigned_abs() + (self.kind as u64) * 100 + piece
+    }
+
+    /// Writes one more piece.
+    pub(super) fn write(&mut self) -> Result<(), Failure> {
+        let (path, offset) = self.place(&self.target(), self.pieces);
+        content::write(&path, offset, self.seed(self.pieces), self.kind != Kind::Block)?;
+        self.pieces += 1;
+        Ok(())
+    }
+
+    /// Reads all pieces and compares them with what was written.
+    pub(super) fn check(&self, target: &Path) -> Result<(), Failure> {
+        for piece in 0..self.pieces {
+            let (path, offset) = self.place(target, piece);
+            content::check(&path, offset, self.seed(piece))?;
+        }
+        Ok(())
+    }
+}

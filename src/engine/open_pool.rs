@@ -1,0 +1,78 @@
+//! A pool that is open for writing, with all that several use cases share of it.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::store::{Pool, PoolLock};
+use crate::volume::{ByteSize, PoolTag};
+
+/// What volumes may never take of a pool's filesystem.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Reserve {
+    /// So many bytes.
+    Bytes(ByteSize),
+    /// That share of the filesystem, in percent.
+    Percent(u8),
+}
+
+impl Reserve {
+    /// The reserve of a filesystem of that size.
+    #[must_use]
+    pub fn of(self, total: ByteSize) -> ByteSize {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Percent(percent) => {
+                let share = u128::from(total.bytes()) * u128::from(percent) / 100;
+                ByteSize::new(u64::try_from(share).unwrap_or(u64::MAX))
+            }
+        }
+    }
+}
+
+/// A pool that is open for writing.
+#[derive(Debug)]
+pub(super) struct OpenPool {
+    pub(super) name: String,
+    pub(super) store: Pool,
+    pub(super) reserve: Reserve,
+    pub(super) overcommit: f64,
+    /// Promised to requests that have not ended.
+    pub(super) in_flight: Mutex<ByteSize>,
+    pub(super) reaper: Turns,
+    /// Held for as long as the pool is open.
+    #[expect(dead_code, reason = "what counts is that it is held")]
+    pub(super) lock: PoolLock,
+}
+
+impl OpenPool {
+    pub(super) fn tag(&self) -> PoolTag {
+        self.store.uuid().tag()
+    }
+}
+
+/// Whether a pool's trash is being emptied.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    turn: Mutex<Turn>,
+    /// Held while entries are removed.
+    pub(super) work: Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Turn {
+    pub(super) running: bool,
+    pub(super) again: bool,
+}
+
+impl Turns {
+    pub(super) fn turn(&self) -> MutexGuard<'_, Turn> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The running thread may stop; `false` when there is new work for it.
+    pub(super) fn may_stop(&self) -> bool {
+        let mut turn = self.turn();
+        turn.running = turn.again;
+        turn.again = false;
+        !turn.running
+    }
+}
