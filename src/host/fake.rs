@@ -6,6 +6,7 @@
 //!
 //! Must not: need root, or be lenient where the kernel is not.
 
+mod gate;
 mod model;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use nix::errno::Errno;
 
+pub use self::gate::Blocked;
 use self::model::{
     FakeLoop, FakeMount, Model, filesystem_mount, lock, option_words, owned_file, path_of,
     root_entry, status_for, tree_at, write_superblock,
@@ -62,9 +64,11 @@ impl FakeHost {
             loops: BTreeMap::new(),
             space,
             faults: Vec::new(),
+            gates: Vec::new(),
             calls: Vec::new(),
             attachments: 0,
             grows_mounted_ext4: true,
+            most_loops: 0,
         };
         Self { real: Arc::new(LinuxHost::new()), model: Arc::new(Mutex::new(model)) }
     }
@@ -82,6 +86,25 @@ impl FakeHost {
     /// The next call of this verb (a method of [`Host`] by its name) fails with this error.
     pub fn fail_next(&self, verb: &'static str, errno: Errno) {
         lock(&self.model).faults.push((verb, errno));
+    }
+
+    /// Forgets every fault that has not struck yet.
+    pub fn clear_faults(&self) {
+        lock(&self.model).faults.clear();
+    }
+
+    /// The next call of this verb waits, before it does anything, until the handle is released or dropped: a disk that
+    /// takes its time.
+    pub fn block_next(&self, verb: &'static str) -> Blocked {
+        let (blocked, gate) = Blocked::new();
+        lock(&self.model).gates.push((verb, gate));
+        blocked
+    }
+
+    /// The most loop devices that one image ever had. More than one would destroy it; the kernel does not refuse it.
+    #[must_use]
+    pub fn max_loops_per_image(&self) -> usize {
+        lock(&self.model).most_loops
     }
 
     /// Takes all mounts and loop devices away, as a power cut does. Files stay.
@@ -108,6 +131,12 @@ impl FakeHost {
     /// Begins a verb that only reads.
     fn look(&self, verb: &'static str, path: &Path) -> Result<MutexGuard<'_, Model>, HostError> {
         let mut model = lock(&self.model);
+        if let Some(index) = model.gates.iter().position(|(closed, _)| *closed == verb) {
+            let (_, gate) = model.gates.remove(index);
+            drop(model);
+            gate.pass();
+            model = lock(&self.model);
+        }
         match model.faults.iter().position(|(armed, _)| *armed == verb) {
             None => Ok(model),
             Some(index) => {
@@ -256,7 +285,10 @@ impl Host for FakeHost {
             holds: 0,
             serial: model.attachments,
         };
+        let identity = device.status.backing;
         model.loops.insert(number, device);
+        let on_image = model.loops.values().filter(|other| other.status.backing == identity);
+        model.most_loops = model.most_loops.max(on_image.count());
         let held = model.add_hold(&self.model, number);
         held.ok_or_else(|| failed(Errno::ENXIO.into()))
     }

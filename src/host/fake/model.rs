@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 
+use super::gate::Gate;
 use crate::host::linux::LinuxHost;
 use crate::host::{
     AttachedLoop, DeviceNumber, FileIdentity, FilesystemMount, Host, HostError, LoopOptions,
@@ -22,9 +23,11 @@ pub(super) struct Model {
     pub(super) loops: BTreeMap<u32, FakeLoop>,
     pub(super) space: Space,
     pub(super) faults: Vec<(&'static str, Errno)>,
+    pub(super) gates: Vec<(&'static str, Arc<Gate>)>,
     pub(super) calls: Vec<&'static str>,
     pub(super) attachments: u64,
     pub(super) grows_mounted_ext4: bool,
+    pub(super) most_loops: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -266,7 +269,10 @@ pub(super) fn status_for(
             device: DeviceNumber::of_stat(metadata.dev()),
             inode: metadata.ino(),
         },
-        backing_device: None,
+        backing_device: metadata
+            .file_type()
+            .is_block_device()
+            .then(|| DeviceNumber::of_stat(metadata.rdev())),
         read_only: options.read_only,
         autoclear: options.autoclear,
         direct_io: options.direct_io != DirectIo::Off,

@@ -112,3 +112,23 @@ fn a_fault_strikes_once_and_a_reboot_forgets() {
     host.reboot();
     assert_eq!(host.mount_points(), Vec::<PathBuf>::new());
 }
+
+#[test]
+fn a_blocked_call_waits_and_a_second_device_on_an_image_is_seen() {
+    let home = tempfile::tempdir().unwrap();
+    let host = FakeHost::new();
+    let file = image(home.path(), Filesystem::Xfs, &host);
+    let blocked = host.block_next("attach");
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| host.attach(file.as_fd(), OPTIONS).unwrap());
+        blocked.wait();
+        // Only that one call waits, and nothing of it has happened.
+        assert_eq!((host.loops().unwrap(), host.max_loops_per_image()), (Vec::new(), 0));
+        blocked.release();
+        let first = slow.join().unwrap();
+        assert_eq!(host.max_loops_per_image(), 1);
+        let second = host.attach(file.as_fd(), OPTIONS).unwrap();
+        assert_eq!((first.number, second.number, host.max_loops_per_image()), (0, 1, 2));
+    });
+    assert_eq!(host.loops().unwrap(), []);
+}
