@@ -49,9 +49,12 @@ async fn show(kinds: &[Kind]) -> Result<(), Failure> {
         outcome = scenario::run(&mut session) => outcome,
         signal = interruptions.next() => Err(format!("interrupted by {signal}").into()),
     };
-    let Err(failure) = outcome else {
+    let Err(mut failure) = outcome else {
         return session.finish();
     };
+    if let Some(end) = session.end_of_driver() {
+        failure = format!("{failure}: {end}").into();
+    }
     // The log goes away with the directory; standard error may be closed.
     let _unheard = write!(std::io::stderr(), "{}", session.log_tail());
     match session.clean_up().await {

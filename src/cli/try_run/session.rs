@@ -148,6 +148,12 @@ impl Session {
         }
     }
 
+    /// How the driver ended, when it has ended without being told to.
+    pub(super) fn end_of_driver(&mut self) -> Option<String> {
+        let status = self.driver.as_mut()?.ended().ok()??;
+        Some(format!("the driver has ended by itself ({status})"))
+    }
+
     /// Removes the directory and prints what was done.
     pub(super) fn finish(self) -> Result<(), Failure> {
         leftovers::remove(&self.place, &self.host)?;

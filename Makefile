@@ -1,0 +1,41 @@
+# Everything that a developer runs; `make` lists it.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help try test lint build root
+
+# Tools that are installed by hand; sudo drops them from the path.
+export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
+BUILT := $(abspath $(or $(CARGO_TARGET_DIR),target))
+
+help: ## List these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+try: root ## Show on this machine what the driver does, and leave nothing behind (as root)
+	@tests/setup.sh try
+	cargo build --release --locked
+	$(BUILT)/release/orlop try
+
+test: root ## Run every test, with real mounts and loop devices, and csi-sanity (as root)
+	@tests/setup.sh
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+	ORLOP_REQUIRE_ROOT=1 cargo test --locked
+	cargo build --release --locked
+	cd csi-sanity && go vet ./...
+	cd csi-sanity && ORLOP_BIN=$(BUILT)/release/orlop go test -v -count=1 -timeout=60m ./...
+
+lint: ## Check the format and the lints
+	@tests/setup.sh build
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+
+build: ## Build the release binary
+	@tests/setup.sh build
+	cargo build --release --locked
+
+# What must not be skipped must not pass either.
+root:
+	@if [ "$$(id -u)" -ne 0 ]; then \
+		echo "make $(firstword $(MAKECMDGOALS)) makes mounts and loop devices: run it as root: sudo -E make $(firstword $(MAKECMDGOALS))" >&2; \
+		exit 1; \
+	fi
