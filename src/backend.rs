@@ -39,7 +39,7 @@ pub const fn smallest(backend: Backend, filesystem: Option<Filesystem>) -> (Byte
         (Backend::Loop, Some(Filesystem::Ext4)) => (ByteSize::mib(16), IMAGE_STEP),
         // mkfs.xfs refuses less since xfsprogs 5.19.
         (Backend::Loop, Some(Filesystem::Xfs)) => (ByteSize::mib(300), IMAGE_STEP),
-        // mkfs.btrfs refuses less than 109 MiB; a little more is left for data.
-        (Backend::Loop, Some(Filesystem::Btrfs)) => (ByteSize::mib(128), IMAGE_STEP),
+        // The kernel refuses to resize a btrfs to less (btrfs_ioctl_resize), so a smaller one could never grow.
+        (Backend::Loop, Some(Filesystem::Btrfs)) => (ByteSize::mib(256), IMAGE_STEP),
     }
 }

@@ -41,8 +41,8 @@ pub use stage::StageRequest;
 pub use stats::{Usage, VolumeUsage};
 
 use crate::host::Host;
-use crate::store::{Entry, Record, StateDir, StoreError, Volume};
-use crate::volume::{Topology, VolumeId};
+use crate::store::{Entry, Record, Resolved, StateDir, StoreError, Volume};
+use crate::volume::{Allocation, OnDelete, Topology, VolumeId};
 use open_pool::OpenPool;
 use pools::Pools;
 
@@ -84,6 +84,19 @@ impl Located {
 
     fn id(&self) -> VolumeId {
         self.volume().id(self.pool.tag())
+    }
+
+    /// How its loop device treats discards. One that is to be wiped keeps its blocks as well: what a discard gave back
+    /// cannot be overwritten any more.
+    const fn allocation(&self) -> Allocation {
+        match self.volume().resolved {
+            Resolved::Loop { allocation: Allocation::Thin, .. }
+                if !matches!(self.volume().on_delete, OnDelete::Wipe) =>
+            {
+                Allocation::Thin
+            }
+            Resolved::Loop { .. } | Resolved::Hostpath => Allocation::Thick,
+        }
     }
 }
 
@@ -156,17 +169,22 @@ impl Engine {
                 path.display()
             )));
         }
-        let Some(path) = self.host.canonical(path)? else {
-            return Ok(None);
-        };
-        // A mistake here would unmount the pool itself, or bury it under a volume.
-        let holds_pool = |pool: &&Path| {
-            let resolved = pool.canonicalize();
-            pool.starts_with(&path) || resolved.is_ok_and(|pool| pool.starts_with(&path))
-        };
-        if let Some(pool) = self.pools.paths().find(holds_pool) {
+        if path.file_name().is_none() {
             return Err(EngineError::Invalid(format!(
-                "the path {} contains the pool {}; a volume cannot be mounted there",
+                "the path {} does not end in a name",
+                path.display()
+            )));
+        }
+        let Some(path) = self.host.canonical(path)? else { return Ok(None) };
+        // A mistake here would unmount a pool, remove a directory of it, or bury it under a volume.
+        let overlaps = |pool: &Path| pool.starts_with(&path) || path.starts_with(pool);
+        let pool = self
+            .pools
+            .paths()
+            .find(|pool| overlaps(pool) || pool.canonicalize().is_ok_and(|pool| overlaps(&pool)));
+        if let Some(pool) = pool {
+            return Err(EngineError::Invalid(format!(
+                "the path {} and the pool {} overlap; a volume cannot be mounted there",
                 path.display(),
                 pool.display()
             )));

@@ -272,8 +272,14 @@ pub trait Host: Debug + Send + Sync + 'static {
         options: LoopOptions,
     ) -> Result<AttachedLoop, HostError>;
 
-    /// Opens a loop device that is set up already, so that it stays.
-    fn hold(&self, number: u32) -> Result<AttachedLoop, HostError>;
+    /// Opens a loop device that is set up already, so that it stays, and makes sure through the opened device that it is
+    /// the one on `backing`: the number may have changed hands since it was seen. Discards are refused as by `attach`.
+    fn hold(
+        &self,
+        number: u32,
+        backing: FileIdentity,
+        allocation: Allocation,
+    ) -> Result<AttachedLoop, HostError>;
 
     /// Detaches a loop device (LOOP_CLR_FD); one that is not set up is fine.
     fn detach(&self, number: u32) -> Result<(), HostError>;
@@ -321,6 +327,9 @@ pub trait Host: Debug + Send + Sync + 'static {
         parent: BorrowedFd<'_>,
         name: &std::ffi::OsStr,
     ) -> Result<bool, HostError>;
+
+    /// Takes the flags immutable and append-only off a file or directory that is to be removed.
+    fn make_removable(&self, file: BorrowedFd<'_>) -> Result<(), HostError>;
 
     /// Sets NODATACOW on an empty file of a btrfs filesystem; elsewhere nothing.
     fn disable_copy_on_write(&self, file: BorrowedFd<'_>) -> Result<(), HostError>;

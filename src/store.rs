@@ -30,14 +30,16 @@ mod record;
 mod remove;
 mod state;
 mod view;
+mod volume_dir;
 
 pub use error::StoreError;
 pub use index::{Charges, Entry};
 pub use marker::{Marker, PoolLook};
-pub use pool::{Grave, Incoming, Pool, VolumeDir};
+pub use pool::{Grave, Incoming, Pool};
 pub use record::{Record, Request, Resolved, Volume};
 pub use state::{PoolLock, StateDir};
 pub use view::{PoolView, ViewedVolume};
+pub use volume_dir::VolumeDir;
 
 /// The name of a hostpath volume's directory within the volume.
 pub const DATA: &str = "data";

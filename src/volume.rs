@@ -10,14 +10,13 @@ mod mount_options;
 mod parameters;
 mod size;
 mod spec;
+mod words;
 
 pub use access::{AccessMode, AccessType, VolumeCapability};
 pub use id::{Generation, IdError, Key, PoolTag, PoolUuid, VolumeId};
 pub use mkfs::MkfsOption;
 pub use mount_options::{MountAttributes, MountFlagError, MountFlags};
-pub use parameters::{
-    Allocation, Backend, DirectIo, Filesystem, OnDelete, PARAMETERS, ParameterError, ParameterHelp,
-    Parameters, PoolChoice, Quota,
-};
+pub use parameters::{PARAMETERS, ParameterError, ParameterHelp, Parameters, PoolChoice};
 pub use size::{ByteSize, CapacityRange, SizeError};
 pub use spec::{CreateSpec, Topology};
+pub use words::{Allocation, Backend, DirectIo, Filesystem, OnDelete, Quota};

@@ -52,7 +52,7 @@ pub fn create(dir: &VolumeDir, spec: &ImageSpec<'_>, host: &dyn Host) -> Result<
 /// # Errors
 /// A system call failed; the data is untouched, and a repeat goes on.
 pub fn grow(dir: &VolumeDir, size: ByteSize, allocation: Allocation) -> Result<(), BackendError> {
-    let file = dir.file(IMAGE)?;
+    let file = dir.image_to_write()?;
     let length = ByteSize::new(file.metadata().map_err(call("look at"))?.len());
     if length < size {
         extend(&file, length, size, allocation)?;
@@ -84,7 +84,8 @@ fn extend(
 /// # Errors
 /// It is missing, or a system call failed.
 pub fn identity(dir: &VolumeDir) -> Result<FileIdentity, BackendError> {
-    let file = dir.file(IMAGE)?;
+    // Read only: a pool that turned read-only still has to tell who uses its volumes.
+    let file = dir.image_to_read()?;
     let stat = fstat(&file).map_err(|e| HostError::call("look at", IMAGE, e))?;
     Ok(FileIdentity { device: DeviceNumber::of_stat(stat.st_dev), inode: stat.st_ino })
 }

@@ -51,7 +51,9 @@ impl controller_server::Controller for Controller {
         rpc::logged("CreateVolume", &request.name, async {
             let spec = request::create(&request)?;
             let (engine, key) = (Arc::clone(&self.engine), spec.key.to_string());
-            let created = self.jobs.change(&key, "", move || engine.create(&spec)).await?;
+            // A class that names its pool does not wait behind another pool's hung disk.
+            let lane = format!("create in {}", spec.parameters.pool);
+            let created = self.jobs.change(&key, &lane, move || engine.create(&spec)).await?;
             Ok(CreateVolumeResponse { volume: Some(self.volume(&created.id, created.size)) })
         })
         .await
@@ -120,7 +122,7 @@ impl controller_server::Controller for Controller {
             let engine = Arc::clone(&self.engine);
             let count = usize::try_from(most).unwrap_or(usize::MAX);
             let (listed, more) =
-                self.jobs.read("", move || Ok(engine.list(after.as_ref(), count))).await?;
+                self.jobs.read("list", move || Ok(engine.list(after.as_ref(), count))).await?;
             let last = listed.last().map(|volume| volume.id.to_string());
             let entries = listed.iter().map(|volume| list_volumes_response::Entry {
                 volume: Some(self.volume(&volume.id, volume.size)),
@@ -160,7 +162,7 @@ impl controller_server::Controller for Controller {
         rpc::logged("GetCapacity", "", async {
             let query = request::capacity(&request)?;
             let engine = Arc::clone(&self.engine);
-            let capacity = self.jobs.read("", move || engine.capacity(&query)).await?;
+            let capacity = self.jobs.read("capacity", move || engine.capacity(&query)).await?;
             Ok(GetCapacityResponse {
                 available_capacity: capacity.available.as_i64(),
                 maximum_volume_size: Some(capacity.maximum.as_i64()),

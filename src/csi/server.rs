@@ -4,7 +4,7 @@
 //! touches no mount.
 
 use std::io;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -95,7 +95,7 @@ impl Endpoint {
         umask(before);
         let socket = bound.map_err(failed("listen at"))?;
         socket.set_nonblocking(true).map_err(failed("listen at"))?;
-        Ok(Listener { socket, path: path.clone() })
+        Ok(Listener { socket, file: SocketFile { path: path.clone(), inode: inode(path) } })
     }
 
     fn remove_stale(&self) -> Result<(), EndpointError> {
@@ -123,7 +123,30 @@ impl Endpoint {
 #[derive(Debug)]
 pub struct Listener {
     socket: std::os::unix::net::UnixListener,
+    file: SocketFile,
+}
+
+/// The socket's file, by its inode: by the time this server ends, its successor may listen at the same path.
+#[derive(Debug)]
+struct SocketFile {
     path: PathBuf,
+    inode: Option<(u64, u64)>,
+}
+
+fn inode(path: &Path) -> Option<(u64, u64)> {
+    let metadata = std::fs::symlink_metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+impl SocketFile {
+    fn remove(&self) {
+        if self.inode.is_none() || inode(&self.path) != self.inode {
+            return;
+        }
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove the socket");
+        }
+    }
 }
 
 /// What the server needs to know.
@@ -147,8 +170,9 @@ pub async fn serve(
     engine: Arc<Engine>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), EndpointError> {
-    let Listener { socket, path } = listener;
-    let failed = |source| EndpointError::Io { operation: "listen at", path: path.clone(), source };
+    let Listener { socket, file } = listener;
+    let failed =
+        |source| EndpointError::Io { operation: "listen at", path: file.path.clone(), source };
     let incoming = UnixListenerStream::new(UnixListener::from_std(socket).map_err(failed)?);
     let jobs = Arc::new(Jobs::default());
     let watchers: Vec<_> =
@@ -171,9 +195,7 @@ pub async fn serve(
     }
     tracing::info!("no new requests; waiting for running jobs");
     jobs.idle().await;
-    if let Err(error) = std::fs::remove_file(&path) {
-        tracing::warn!(path = %path.display(), %error, "cannot remove the socket");
-    }
+    file.remove();
     Ok(served?)
 }
 

@@ -7,13 +7,13 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::observe::Data;
 use super::plan::{Refusal, Step};
-use super::{Engine, EngineError, Located};
+use super::{Engine, EngineError, Located, chain};
 use crate::backend;
 use crate::host::{
     AttachedLoop, BindSource, FilesystemMount, HostError, LoopOptions, MountEntry, MountPoint,
     NodeKind, loop_path,
 };
-use crate::store::{IMAGE, Resolved};
+use crate::store::Resolved;
 use crate::volume::{Allocation, ByteSize, DirectIo, Filesystem, MountAttributes};
 
 /// What a plan is carried out on.
@@ -131,7 +131,10 @@ impl Engine {
                 self.bind(BindSource::Path(&node), path, MountAttributes::default(), progress)
             }
             Step::Hold(number) => {
-                progress.keep(self.host.hold(*number)?);
+                let located = target.located;
+                let dir = located.pool.store.open_volume(&located.volume().key)?;
+                let image = backend::identity(&dir)?;
+                progress.keep(self.host.hold(*number, image, located.allocation())?);
                 Ok(())
             }
             Step::Attach { read_only, autoclear } => {
@@ -145,7 +148,14 @@ impl Engine {
             Step::MountFilesystem(path, attributes) => {
                 self.mount_filesystem(target, path, *attributes, progress)
             }
-            Step::Grow(path) => self.grow_mounted(target.located, path),
+            Step::Grow(path) => {
+                // The data can be reached as it is; NodeExpandVolume says why it does not grow.
+                if let Err(error) = self.grow_mounted(target.located, path) {
+                    let error = chain(&error);
+                    tracing::warn!(volume = %target.located.id(), error, "the filesystem does not grow to its image");
+                }
+                Ok(())
+            }
         }
     }
 
@@ -203,18 +213,19 @@ impl Engine {
         progress: &mut Progress,
     ) -> Result<(), EngineError> {
         let volume = located.volume();
-        let Resolved::Loop { sector, allocation, direct_io, .. } = volume.resolved else {
+        let Resolved::Loop { sector, direct_io, .. } = volume.resolved else {
             return Err(missing("image"));
         };
         let dir = located.pool.store.open_volume(&volume.key)?;
         // A descriptor of its own: the kernel keeps the one that it is given, and with it any lock on it.
-        let _lock =
-            Flock::lock(dir.file(IMAGE)?, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| {
+        let _lock = Flock::lock(dir.image_to_read()?, FlockArg::LockExclusiveNonblock).map_err(
+            |(_, e)| {
                 EngineError::Precondition(format!(
                     "the image of volume {} is locked by another process ({e})",
                     located.id()
                 ))
-            })?;
+            },
+        )?;
         if let Some(other) = backend::loops_on(backend::identity(&dir)?, &*self.host)?.first() {
             return Err(EngineError::Precondition(format!(
                 "/dev/loop{} appeared on the image meanwhile; repeat the request",
@@ -222,9 +233,10 @@ impl Engine {
             )));
         }
         let label = located.id().to_string();
+        let allocation = located.allocation();
         let options =
             LoopOptions { label: &label, read_only, autoclear, direct_io, sector, allocation };
-        let device = self.host.attach(dir.file(IMAGE)?.as_fd(), options)?;
+        let device = self.host.attach(dir.image_to_write()?.as_fd(), options)?;
         if !autoclear {
             progress.undo.push(Undo::Detach(device.number));
         }
@@ -254,7 +266,7 @@ impl Engine {
     /// What is on the device is the filesystem of the record; it is repaired only when its superblock asks for that.
     fn check_filesystem(&self, located: &Located, number: u32) -> Result<(), EngineError> {
         let wanted = filesystem(located)?;
-        let file = located.pool.store.open_volume(&located.volume().key)?.file(IMAGE)?;
+        let file = located.pool.store.open_volume(&located.volume().key)?.image_to_read()?;
         match self.host.probe(file.as_fd())? {
             Some(signature) if signature.filesystem == wanted => {
                 if signature.has_errors {

@@ -8,8 +8,8 @@ use std::sync::{MutexGuard, PoisonError};
 use super::open_pool::OpenPool;
 use super::{Engine, EngineError};
 use crate::backend;
-use crate::host::{Host, HostError};
-use crate::volume::{Allocation, Backend, ByteSize, Filesystem, Parameters, Topology};
+use crate::host::{Host, HostError, Space};
+use crate::volume::{Allocation, Backend, ByteSize, Filesystem, Parameters, Quota, Topology};
 
 /// For which kind of volume capacity is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,14 +52,8 @@ impl OpenPool {
         self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What can still be promised, given what requests in flight will take.
-    fn room_beside(
-        &self,
-        in_flight: ByteSize,
-        allocation: Allocation,
-        host: &dyn Host,
-    ) -> Result<ByteSize, HostError> {
-        let space = host.space(self.store.directory())?;
+    /// What can still be promised on a filesystem with that space, given what requests in flight will take.
+    fn room_beside(&self, space: &Space, in_flight: ByteSize, allocation: Allocation) -> ByteSize {
         let factor = match allocation {
             Allocation::Thin => self.overcommit,
             Allocation::Thick => self.overcommit.min(1.0),
@@ -67,7 +61,7 @@ impl OpenPool {
         let reserve = self.reserve.of(space.total);
         let promised = self.store.charges().total().saturating_add(in_flight);
         let left = scaled(space.total, factor).saturating_sub(reserve).saturating_sub(promised);
-        Ok(left.min(space.available.saturating_sub(reserve)))
+        left.min(space.available.saturating_sub(reserve))
     }
 
     /// What can still be promised.
@@ -76,7 +70,8 @@ impl OpenPool {
         allocation: Allocation,
         host: &dyn Host,
     ) -> Result<ByteSize, HostError> {
-        self.room_beside(*self.in_flight(), allocation, host)
+        let space = host.space(self.store.directory())?;
+        Ok(self.room_beside(&space, *self.in_flight(), allocation))
     }
 
     /// Promises space to a request.
@@ -89,8 +84,10 @@ impl OpenPool {
         allocation: Allocation,
         host: &dyn Host,
     ) -> Result<Result<Reservation<'_>, ByteSize>, HostError> {
+        // Asked before the lock: a hung disk must not hold up who only wants to know.
+        let space = host.space(self.store.directory())?;
         let mut in_flight = self.in_flight();
-        let room = self.room_beside(*in_flight, allocation, host)?;
+        let room = self.room_beside(&space, *in_flight, allocation);
         if size > room {
             return Ok(Err(room));
         }
@@ -136,7 +133,9 @@ impl Engine {
         let (minimum, step) = backend::smallest(parameters.backend, filesystem);
         let mut capacity = Capacity { available: ByteSize::ZERO, maximum: ByteSize::ZERO, minimum };
         let elsewhere = query.topology.as_ref().is_some_and(|term| !self.is_accessible(term));
-        let impossible = query.block && parameters.backend == Backend::Hostpath;
+        // What CreateVolume refuses has no room.
+        let impossible = (query.block && parameters.backend == Backend::Hostpath)
+            || parameters.quota == Quota::Required;
         if elsewhere || impossible {
             return Ok(capacity);
         }

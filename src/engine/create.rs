@@ -9,8 +9,8 @@ use crate::backend::{self, BackendError, ImageSpec};
 use crate::host::{FormatRecipe, PoolFilesystem, RootOwner};
 use crate::store::{Entry, Record, Request, Resolved, Volume};
 use crate::volume::{
-    AccessType, Backend, ByteSize, CreateSpec, Filesystem, Generation, OnDelete, PoolChoice, Quota,
-    SizeError, VolumeId,
+    AccessType, Backend, ByteSize, CreateSpec, Filesystem, Generation, MkfsOption, OnDelete,
+    PoolChoice, Quota, SizeError, VolumeId,
 };
 
 /// A volume that exists now.
@@ -28,6 +28,7 @@ pub struct Created {
 struct Plan {
     size: ByteSize,
     resolved: Resolved,
+    mkfs_options: Vec<MkfsOption>,
 }
 
 impl Engine {
@@ -57,7 +58,7 @@ impl Engine {
 
     /// The volume of that name, in whichever pool it is.
     fn find_by_name(&self, spec: &CreateSpec) -> Result<Option<Located>, EngineError> {
-        for pool in self.pools.here() {
+        for pool in self.pools.open_ones() {
             let generation = match pool.store.entry(&spec.key) {
                 None => continue,
                 Some(Entry::Whole { generation, .. }) => generation,
@@ -159,8 +160,10 @@ impl Engine {
             })
         };
         let incoming = pool.store.begin(&spec.key, &*self.host).map_err(|e| full(e.into()))?;
-        if let Err(error) = self.fill(incoming.dir(), spec, plan) {
-            let error = full(error.into());
+        let filled = self.fill(incoming.dir(), spec, plan).map_err(EngineError::from);
+        let made = filled.and_then(|()| incoming.commit(&record).map_err(EngineError::from));
+        if let Err(error) = made {
+            let error = full(error);
             return Err(match incoming.abandon(&*self.host) {
                 Ok(()) => error,
                 Err(undo) => {
@@ -168,7 +171,6 @@ impl Engine {
                 }
             });
         }
-        incoming.commit(&record).map_err(|e| full(e.into()))?;
         Ok(Created { id: record.volume.id(pool.tag()), size: plan.size, existed: false })
     }
 
@@ -186,7 +188,7 @@ impl Engine {
                 let recipe = |filesystem| FormatRecipe {
                     filesystem,
                     sector,
-                    options: &parameters.mkfs_options,
+                    options: &plan.mkfs_options,
                     root,
                 };
                 let image =
@@ -267,7 +269,9 @@ fn plan(spec: &CreateSpec) -> Result<Plan, EngineError> {
     };
     let (minimum, step) = backend::smallest(parameters.backend, filesystem);
     let size = spec.capacity.choose(minimum, step).map_err(|error| size_error(&error))?;
-    Ok(Plan { size, resolved })
+    let mkfs_options = filesystem.map(|filesystem| parameters.mkfs_options_for(filesystem));
+    let mkfs_options = mkfs_options.transpose().map_err(|e| EngineError::Invalid(e.to_string()))?;
+    Ok(Plan { size, resolved, mkfs_options: mkfs_options.unwrap_or_default() })
 }
 
 fn check_flags(spec: &CreateSpec, resolved: Resolved) -> Result<(), EngineError> {

@@ -5,7 +5,7 @@
 use nix::errno::Errno;
 
 use crate::backend::BackendError;
-use crate::host::HostError;
+use crate::host::{CommandError, HostError};
 use crate::store::StoreError;
 use crate::volume::VolumeId;
 
@@ -72,6 +72,9 @@ impl EngineError {
     fn is_no_space(&self) -> bool {
         match self {
             Self::Store(error) => error.is_no_space(),
+            Self::Host(HostError::Command(CommandError::Failed { stderr, .. })) => {
+                stderr.contains("No space left on device")
+            }
             Self::Host(error) => matches!(error.errno(), Some(Errno::ENOSPC | Errno::EDQUOT)),
             Self::Invalid(_)
             | Self::NotFound(_)

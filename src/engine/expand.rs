@@ -52,19 +52,20 @@ impl Engine {
             (Resolved::Hostpath, _) => {}
             (
                 Resolved::Loop { filesystem, .. },
-                MountedAs::Filesystem { number, mount_point, read_only },
+                MountedAs::Filesystem { number, writable_at, .. },
             ) => {
                 let device = self.host.refresh_loop_size(number)?;
-                if read_only {
-                    // A filesystem that is mounted read-only grows when it is next staged for writing.
-                    tracing::info!(volume = %id, "mounted read-only: the filesystem grows when it is next writable");
-                } else if self.grows_mounted(&located) {
-                    let filesystem = filesystem.ok_or_else(|| EngineError::no_volume(id))?;
-                    self.host.grow(filesystem, &mount_point, device)?;
-                } else if self.is_outgrown(&located)? {
-                    return Err(EngineError::Precondition(format!(
-                        "the filesystem of volume {id} cannot grow while it is mounted: the driver lacks CAP_SYS_RESOURCE; run it privileged, or end the pods that use the volume: it grows when it is staged again"
-                    )));
+                let filesystem = filesystem.ok_or_else(|| EngineError::no_volume(id))?;
+                match writable_at {
+                    // Mounted read-only everywhere, it grows when it is next staged for writing.
+                    None => {
+                        tracing::info!(volume = %id, "mounted read-only: grows when it is next writable");
+                    }
+                    Some(mount) if self.grows_mounted(&located) => {
+                        self.host.grow(filesystem, &mount, device)?;
+                    }
+                    Some(_) if self.is_outgrown(&located)? => return Err(cannot_grow_mounted(id)),
+                    Some(_) => {}
                 }
             }
             (Resolved::Loop { .. }, MountedAs::Device { numbers }) => {
@@ -121,6 +122,12 @@ impl Engine {
         located.record = record;
         Ok(())
     }
+}
+
+fn cannot_grow_mounted(id: &VolumeId) -> EngineError {
+    EngineError::Precondition(format!(
+        "the filesystem of volume {id} cannot grow while it is mounted: the driver lacks CAP_SYS_RESOURCE; run it privileged, or end the pods that use the volume: it grows when it is staged again"
+    ))
 }
 
 fn full(error: EngineError, pool: &str) -> EngineError {

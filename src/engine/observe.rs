@@ -31,8 +31,8 @@ pub(super) enum MountedAs {
         number: u32,
         /// The path as the mount table shows it.
         mount_point: PathBuf,
-        /// It cannot be written through.
-        read_only: bool,
+        /// A mount of the same filesystem that can be written through, perhaps another one; `None` when it has none.
+        writable_at: Option<PathBuf>,
     },
     /// Its device node.
     Device {
@@ -61,7 +61,8 @@ pub(super) enum Data {
 pub(super) struct Observed {
     pub(super) table: MountTable,
     pub(super) data: Data,
-    key: Key,
+    /// Where the volume's directory is in its filesystem, as mountinfo shows roots.
+    directory: Option<(DeviceNumber, PathBuf)>,
 }
 
 impl Data {
@@ -103,26 +104,24 @@ pub(super) fn loop_seen(status: &LoopStatus) -> LoopSeen {
 }
 
 impl Observed {
-    /// The root of the mount is the volume's directory, or something in it (`inside`).
-    fn is_directory(&self, root: &Path, inside: bool) -> bool {
-        let tail = Path::new("volumes").join(self.key.as_str()).join(DATA);
-        root.ends_with(&tail)
-            || (inside && root.ancestors().any(|ancestor| ancestor.ends_with(&tail)))
+    /// What is mounted is the volume's directory, or something in it (`inside`). The end of the path alone would not tell:
+    /// a pod can make directories of any name in its own volume.
+    fn is_directory(&self, entry: &MountEntry, inside: bool) -> bool {
+        let Some((device, root)) = &self.directory else { return false };
+        entry.device == *device && (entry.root == *root || (inside && entry.root.starts_with(root)))
     }
 
     /// The volume is what this entry mounts; its attributes.
     fn same(&self, entry: &MountEntry) -> Option<MountAttributes> {
         match &self.data {
-            Data::Directory { .. } => {
-                self.is_directory(&entry.root, false).then(|| attributes(entry))
-            }
+            Data::Directory { .. } => self.is_directory(entry, false).then(|| attributes(entry)),
             Data::Image { filesystem: true, loops, .. } => {
                 let number = entry.mounted_loop()?;
                 let ours = loops.iter().any(|status| status.number == number);
                 (ours && entry.root == Path::new("/")).then(|| attributes(entry))
             }
             Data::Image { filesystem: false, .. } => {
-                let (status, _) = self.device(entry.bound_loop_node()?)?;
+                let (status, _) = self.device(self.table.bound_loop_node(entry)?)?;
                 Some(MountAttributes { read_only: status.read_only, ..MountAttributes::default() })
             }
         }
@@ -148,7 +147,7 @@ impl Observed {
         let right_inode = match (&self.data, node) {
             (Data::Directory { identity, .. }, Some(node)) => node.identity == *identity,
             (Data::Image { filesystem: false, .. }, Some(node)) => {
-                let bound = entry.bound_loop_node().map(DeviceNumber::of_loop);
+                let bound = self.table.bound_loop_node(entry).map(DeviceNumber::of_loop);
                 matches!(node.kind, NodeKind::BlockDevice(number) if Some(number) == bound)
             }
             (Data::Image { .. }, Some(_)) => true,
@@ -172,12 +171,19 @@ impl Observed {
             .collect()
     }
 
+    /// A mount of the whole volume that can be written through.
+    fn writable_mount(&self) -> Option<PathBuf> {
+        let mut entries = self.table.iter();
+        let entry = entries.find(|entry| self.same(entry).is_some_and(|has| !has.read_only))?;
+        Some(entry.mount_point.clone())
+    }
+
     /// Who uses the volume, in words: any mount of it or of a part of it, any loop device on its image.
     fn user(&self) -> Option<String> {
         let uses = |entry: &&MountEntry| match &self.data {
-            Data::Directory { .. } => self.is_directory(&entry.root, true),
+            Data::Directory { .. } => self.is_directory(entry, true),
             Data::Image { .. } => {
-                let number = entry.mounted_loop().or_else(|| entry.bound_loop_node());
+                let number = entry.mounted_loop().or_else(|| self.table.bound_loop_node(entry));
                 number.is_some_and(|number| self.device(number).is_some())
             }
         };
@@ -191,6 +197,15 @@ impl Observed {
             }
         }
     }
+}
+
+/// Where a hostpath volume's directory is in the filesystem of its pool.
+fn directory_root(table: &MountTable, pool: &Path, key: &Key) -> Option<(DeviceNumber, PathBuf)> {
+    let pool = pool.canonicalize().ok()?;
+    let entry = table.containing(&pool)?;
+    let below = pool.strip_prefix(&entry.mount_point).ok()?;
+    let root = entry.root.join(below).join("volumes").join(key.as_str()).join(DATA);
+    Some((entry.device, root))
 }
 
 impl Engine {
@@ -219,7 +234,9 @@ impl Engine {
                 Data::Image { filesystem: filesystem.is_some(), loops, views }
             }
         };
-        Ok(Observed { table: self.host.mounts()?, data, key: volume.key.clone() })
+        let table = self.host.mounts()?;
+        let directory = directory_root(&table, located.pool.store.path(), &volume.key);
+        Ok(Observed { table, data, directory })
     }
 
     /// What lies at a path as far as the volume is concerned.
@@ -259,18 +276,20 @@ impl Engine {
         // The staging path of a raw block volume is a directory; its device is in it.
         let candidates = [path.clone(), path.join(DEVICE)];
         for candidate in candidates {
-            let Seen::Same(attributes) = self.seen(&observed, &candidate)? else {
+            if !matches!(self.seen(&observed, &candidate)?, Seen::Same(_)) {
                 continue;
-            };
+            }
             let Some(entry) = observed.table.top_at(&candidate) else {
                 continue;
             };
-            return match (observed.data.kind(), entry.mounted_loop(), entry.bound_loop_node()) {
+            let bound = observed.table.bound_loop_node(entry);
+            return match (observed.data.kind(), entry.mounted_loop(), bound) {
                 (Kind::Directory, _, _) => Ok(MountedAs::Directory),
-                (Kind::Filesystem, Some(number), _) => {
-                    let read_only = attributes.read_only;
-                    Ok(MountedAs::Filesystem { number, mount_point: candidate, read_only })
-                }
+                (Kind::Filesystem, Some(number), _) => Ok(MountedAs::Filesystem {
+                    number,
+                    writable_at: observed.writable_mount(),
+                    mount_point: candidate,
+                }),
                 (Kind::Device, _, Some(number)) => {
                     let below = observed.device(number).and_then(|(_, below)| below);
                     Ok(MountedAs::Device { numbers: below.into_iter().chain([number]).collect() })

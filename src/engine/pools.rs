@@ -184,6 +184,10 @@ impl Pools {
         let Ok(_turn) = slot.opening.try_lock() else {
             return Err(away(&slot.config, "it is being opened; try again"));
         };
+        // Whoever had the turn before may have opened it.
+        if let Some(pool) = slot.ready() {
+            return Ok(pool);
+        }
         match self.open(&slot.config) {
             Ok(pool) => {
                 let pool = Arc::new(pool);
@@ -208,7 +212,7 @@ impl Pools {
         let lock = self.state.lock(&config.name)?;
         let known = self.state.known(&config.name)?;
         match (Pool::look(&config.path)?, &known) {
-            (PoolLook::Pool(marker), Some(known)) if marker.uuid != *known => {
+            (PoolLook::Pool(marker), Some(known)) if !marker.is_or_was(known) => {
                 return Err(EngineError::Away(format!(
                     "another pool ({}) lies there, not {known}; mount the right disk",
                     marker.uuid
@@ -285,9 +289,16 @@ impl Pools {
         Ok(vec![self.by_tag(&pool.tag())?])
     }
 
-    /// One configured pool that is away, if there is one.
+    /// All open pools, from memory: nobody's disk is asked.
+    pub(super) fn open_ones(&self) -> Vec<Arc<OpenPool>> {
+        self.slots.iter().filter_map(Slot::ready).collect()
+    }
+
+    /// One configured pool that is away or has the identity of another one, if there is one.
     pub(super) fn first_away(&self) -> Option<EngineError> {
-        self.slots.iter().find_map(|slot| self.refresh(slot).err())
+        let mut closed = self.slots.iter().filter(|slot| slot.ready().is_none());
+        let away = closed.find_map(|slot| self.refresh(slot).err());
+        away.or_else(|| self.open_ones().iter().find_map(|pool| self.by_tag(&pool.tag()).err()))
     }
 
     /// The pool of that tag.
@@ -358,7 +369,7 @@ fn away(config: &PoolConfig, reason: &str) -> EngineError {
 pub(super) fn new_marker(name: &str) -> Result<Marker, EngineError> {
     let mut bits = [0; 16];
     random(&mut bits)?;
-    Ok(Marker { uuid: PoolUuid::from_bits(bits), name: name.to_owned() })
+    Ok(Marker { uuid: PoolUuid::from_bits(bits), name: name.to_owned(), previous: None })
 }
 
 /// Unpredictable bits.

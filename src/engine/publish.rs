@@ -7,7 +7,6 @@ use super::observe::{DEVICE, loop_seen};
 use super::plan::{self, PublishView};
 use super::stage::{check_capability, flags, no_parent};
 use super::{Engine, EngineError};
-use crate::host::MountEntry;
 use crate::volume::{VolumeCapability, VolumeId};
 
 /// What NodePublishVolume asks for.
@@ -46,7 +45,7 @@ impl Engine {
         let staged_at = if block { staging.join(DEVICE) } else { staging };
         let flags = flags(&request.capability);
         let mode = request.capability.mode;
-        let staged_device = observed.table.top_at(&staged_at).and_then(MountEntry::bound_loop_node);
+        let staged_device = observed.table.loop_node_at(&staged_at);
         let view = PublishView {
             kind: observed.data.kind(),
             staged: self.seen(&observed, &staged_at)?,
@@ -80,7 +79,7 @@ impl Engine {
             return Ok(());
         };
         let table = self.host.mounts()?;
-        let bound = table.top_at(&target).and_then(MountEntry::bound_loop_node);
+        let bound = table.loop_node_at(&target);
         self.unmount_all(&target)?;
         if let Some(number) = bound {
             self.detach_view(number)?;

@@ -117,7 +117,7 @@ impl Engine {
         let Resolved::Loop { filesystem: Some(_), .. } = located.volume().resolved else {
             return Ok(false);
         };
-        let file = located.pool.store.open_volume(&located.volume().key)?.file(IMAGE)?;
+        let file = located.pool.store.open_volume(&located.volume().key)?.image_to_read()?;
         let metadata = file.metadata().map_err(|e| HostError::call("look at", IMAGE, e))?;
         let signature = self.host.probe(file.as_fd())?;
         Ok(signature.is_some_and(|signature| signature.size.bytes() < metadata.len()))
@@ -133,16 +133,22 @@ impl Engine {
         };
         let table = self.host.mounts()?;
         let device = staging.join(DEVICE);
-        let number = table.top_at(&device).and_then(MountEntry::bound_loop_node);
+        let number = table.loop_node_at(&device);
         if let Some(number) = number {
             self.refuse_published_device(&table, number, &device)?;
+            self.unmount_all(&device)?;
         }
-        self.unmount_all(&device)?;
-        if number.is_some() || self.is_leftover_file(&device)? {
+        let was_mounted = table.top_at(&staging).is_some();
+        self.unmount_all(&staging)?;
+        // In a mounted volume a file of this name is the user's.
+        if number.is_some() || (!was_mounted && self.is_leftover_file(&device)?) {
             self.host.remove_mount_point(&device)?;
         }
-        self.unmount_all(&staging)?;
-        self.detach_devices_of(id, number)
+        // Only what is labelled with an id of this driver can be this driver's device.
+        match id.parse::<VolumeId>() {
+            Ok(_) => self.detach_devices_of(id, number),
+            Err(_foreign) => Ok(()),
+        }
     }
 
     /// A file that a killed stage made to bind a device on.
@@ -160,7 +166,7 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let views = self.views_of(number)?;
         let published = table.iter().find(|entry| {
-            let bound = entry.bound_loop_node();
+            let bound = table.bound_loop_node(entry);
             entry.mount_point != staged && bound.is_some_and(|n| n == number || views.contains(&n))
         });
         match published {
@@ -190,7 +196,7 @@ impl Engine {
         loops.sort_by_key(|status| status.backing_device.is_none());
         for status in &loops {
             let shown = |entry: &MountEntry| {
-                entry.bound_loop_node().or_else(|| entry.mounted_loop()) == Some(status.number)
+                table.bound_loop_node(entry).or_else(|| entry.mounted_loop()) == Some(status.number)
             };
             if let Some(entry) = table.iter().find(|entry| shown(entry)) {
                 tracing::warn!(volume = id, device = status.number, at = %entry.mount_point.display(), "loop device is still shown; left attached");

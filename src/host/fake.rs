@@ -22,16 +22,16 @@ use nix::errno::Errno;
 
 pub use self::gate::Blocked;
 use self::model::{
-    FakeLoop, FakeMount, Model, filesystem_mount, lock, option_words, owned_file, path_of,
-    root_entry, status_for, tree_at, write_superblock,
+    FakeLoop, FakeMount, Model, dev_entry, filesystem_mount, lock, option_words, owned_file,
+    path_of, root_entry, status_for, tree_at, write_superblock,
 };
 use super::linux::LinuxHost;
 use super::{
-    AttachedLoop, BindSource, FilesystemMount, FormatRecipe, Host, HostError, LoopOptions,
-    LoopStatus, MountPoint, MountTable, Node, NodeKind, PoolFilesystem, Signature, Space,
-    loop_path,
+    AttachedLoop, BindSource, FileIdentity, FilesystemMount, FormatRecipe, Host, HostError,
+    LoopOptions, LoopStatus, MountPoint, MountTable, Node, NodeKind, PoolFilesystem, Signature,
+    Space, loop_path,
 };
-use crate::volume::{ByteSize, Filesystem, MountAttributes};
+use crate::volume::{Allocation, ByteSize, Filesystem, MountAttributes};
 
 /// The model; clones share it.
 #[derive(Debug, Clone)]
@@ -166,7 +166,7 @@ impl Host for FakeHost {
     fn mounts(&self) -> Result<MountTable, HostError> {
         let model = self.look("mounts", Path::new("/proc/self/mountinfo"))?;
         let mounts = model.mounts.iter().map(|mount| mount.entry.clone());
-        Ok(MountTable::new(std::iter::once(root_entry()).chain(mounts).collect()))
+        Ok(MountTable::new([root_entry(), dev_entry()].into_iter().chain(mounts).collect()))
     }
 
     fn canonical(&self, path: &Path) -> Result<Option<PathBuf>, HostError> {
@@ -293,10 +293,19 @@ impl Host for FakeHost {
         held.ok_or_else(|| failed(Errno::ENXIO.into()))
     }
 
-    fn hold(&self, number: u32) -> Result<AttachedLoop, HostError> {
+    fn hold(
+        &self,
+        number: u32,
+        backing: FileIdentity,
+        _allocation: Allocation,
+    ) -> Result<AttachedLoop, HostError> {
         let mut model = self.enter("hold", &loop_path(number))?;
+        let refused = || HostError::call("hold", loop_path(number), Errno::ENXIO);
+        if model.device(number)?.status.backing != backing {
+            return Err(refused());
+        }
         let held = model.add_hold(&self.model, number);
-        held.ok_or_else(|| HostError::call("hold", loop_path(number), Errno::ENXIO))
+        held.ok_or_else(refused)
     }
 
     fn detach(&self, number: u32) -> Result<(), HostError> {
@@ -416,6 +425,11 @@ impl Host for FakeHost {
     fn remove_subvolume(&self, parent: BorrowedFd<'_>, name: &OsStr) -> Result<bool, HostError> {
         drop(self.enter("remove_subvolume", &path_of(parent).join(name))?);
         Ok(false)
+    }
+
+    fn make_removable(&self, file: BorrowedFd<'_>) -> Result<(), HostError> {
+        drop(self.enter("make_removable", &path_of(file))?);
+        Ok(())
     }
 
     fn disable_copy_on_write(&self, file: BorrowedFd<'_>) -> Result<(), HostError> {

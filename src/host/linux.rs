@@ -19,10 +19,10 @@ use std::path::{Path, PathBuf};
 use self::command::Programs;
 use self::loops::Loops;
 use super::{
-    AttachedLoop, BindSource, FilesystemMount, FormatRecipe, Host, HostError, LoopOptions,
-    LoopStatus, MountPoint, MountTable, Node, Signature, Space,
+    AttachedLoop, BindSource, FileIdentity, FilesystemMount, FormatRecipe, Host, HostError,
+    LoopOptions, LoopStatus, MountPoint, MountTable, Node, Signature, Space,
 };
-use crate::volume::{ByteSize, Filesystem, MountAttributes};
+use crate::volume::{Allocation, ByteSize, Filesystem, MountAttributes};
 
 /// This machine.
 #[derive(Debug)]
@@ -99,8 +99,13 @@ impl Host for LinuxHost {
         self.loops.attach(image, options)
     }
 
-    fn hold(&self, number: u32) -> Result<AttachedLoop, HostError> {
-        loops::hold(number)
+    fn hold(
+        &self,
+        number: u32,
+        backing: FileIdentity,
+        allocation: Allocation,
+    ) -> Result<AttachedLoop, HostError> {
+        loops::hold(number, backing, allocation)
     }
 
     fn detach(&self, number: u32) -> Result<(), HostError> {
@@ -154,6 +159,10 @@ impl Host for LinuxHost {
 
     fn remove_subvolume(&self, parent: BorrowedFd<'_>, name: &OsStr) -> Result<bool, HostError> {
         filesystem::remove_subvolume(parent, name)
+    }
+
+    fn make_removable(&self, file: BorrowedFd<'_>) -> Result<(), HostError> {
+        filesystem::make_removable(file)
     }
 
     fn disable_copy_on_write(&self, file: BorrowedFd<'_>) -> Result<(), HostError> {

@@ -88,14 +88,6 @@ impl MountEntry {
         }
         self.device.loop_number()
     }
-
-    /// N, when what is mounted is the device node of /dev/loopN itself (a raw block volume).
-    #[must_use]
-    pub fn bound_loop_node(&self) -> Option<u32> {
-        let from_dev = matches!(self.filesystem.as_str(), "devtmpfs" | "tmpfs");
-        let name = self.root.to_str()?.strip_prefix("/loop")?;
-        if from_dev { name.parse().ok() } else { None }
-    }
 }
 
 /// A line of mountinfo that cannot be understood.
@@ -110,13 +102,17 @@ pub struct MountTableError {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MountTable {
     entries: Vec<MountEntry>,
+    /// The filesystem of /dev, whose device nodes are the real ones.
+    dev: Option<DeviceNumber>,
 }
 
 impl MountTable {
     /// A table of these entries.
     #[must_use]
-    pub const fn new(entries: Vec<MountEntry>) -> Self {
-        Self { entries }
+    pub fn new(entries: Vec<MountEntry>) -> Self {
+        let table = Self { entries, dev: None };
+        let dev = table.containing(Path::new("/dev/loop-control")).map(|entry| entry.device);
+        Self { dev, ..table }
     }
 
     /// Reads the text of /proc/self/mountinfo.
@@ -134,13 +130,27 @@ impl MountTable {
                 line: String::from_utf8_lossy(line).chars().take(200).collect(),
             })?);
         }
-        Ok(Self { entries })
+        Ok(Self::new(entries))
     }
 
     /// All entries.
     #[must_use = "iterators are lazy"]
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &MountEntry> {
         self.entries.iter()
+    }
+
+    /// N, when what an entry mounts is the device node of /dev/loopN itself (a raw block volume). Only nodes of /dev count:
+    /// a file named loop0 in anybody's tmpfs is no device.
+    #[must_use]
+    pub fn bound_loop_node(&self, entry: &MountEntry) -> Option<u32> {
+        let name = entry.root.to_str()?.strip_prefix("/loop")?;
+        if Some(entry.device) == self.dev { name.parse().ok() } else { None }
+    }
+
+    /// N, when a raw block volume's device node is what is visible at exactly this path.
+    #[must_use]
+    pub fn loop_node_at(&self, path: &Path) -> Option<u32> {
+        self.bound_loop_node(self.top_at(path)?)
     }
 
     /// The mount that is visible at exactly this path: the last one made there.
@@ -165,7 +175,7 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let device = parse_device(fields.next()?)?;
     let root = unescape(fields.next()?);
     let mount_point = unescape(fields.next()?);
-    let options = parse_options(fields.next()?)?;
+    let options = parse_options(fields.next()?);
     let mut shared = false;
     loop {
         match fields.next()? {
@@ -173,7 +183,8 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
             tag => shared |= tag.starts_with(b"shared:"),
         }
     }
-    let filesystem = std::str::from_utf8(fields.next()?).ok()?.to_owned();
+    // A FUSE server may name its type as it likes; that must not stop anybody's teardown.
+    let filesystem = String::from_utf8_lossy(fields.next()?).into_owned();
     let source = unescape(fields.next()?);
     let super_options = fields.next().unwrap_or_default();
     Some(MountEntry {
@@ -193,8 +204,8 @@ fn parse_device(text: &[u8]) -> Option<DeviceNumber> {
     Some(DeviceNumber { major: major.parse().ok()?, minor: minor.parse().ok()? })
 }
 
-fn parse_options(text: &[u8]) -> Option<Vec<String>> {
-    Some(std::str::from_utf8(text).ok()?.split(',').map(str::to_owned).collect())
+fn parse_options(text: &[u8]) -> Vec<String> {
+    String::from_utf8_lossy(text).split(',').map(str::to_owned).collect()
 }
 
 /// Space, tab, newline and backslash stand as `\` and three octal digits.
@@ -232,6 +243,7 @@ mod tests {
 41 22 254:0 /pool/volumes/k/data /t rw shared:1 - ext4 /dev/vda rw
 42 30 0:5 /loop7 /t/block rw - devtmpfs devtmpfs rw
 43 41 0:40 / /t rw - tmpfs none
+45 22 0:42 /loop0 /e rw - tmpfs \xff rw
 44 22 0:41 / /b rw - btrfs /dev/loop9 rw,subvolid=5,subvol=/
 ";
 
@@ -242,7 +254,8 @@ mod tests {
         assert_eq!(staged.mounted_loop(), Some(3));
         assert!(staged.is_read_only() && staged.has_option("noatime") && !staged.shared);
         let block = table.top_at(Path::new("/t/block")).unwrap();
-        assert_eq!((block.bound_loop_node(), block.mounted_loop()), (Some(7), None));
+        assert_eq!((table.bound_loop_node(block), block.mounted_loop()), (Some(7), None));
+        assert_eq!(table.loop_node_at(Path::new("/e")), None, "a file in a tmpfs is no device");
         assert_eq!(table.top_at(Path::new("/b")).unwrap().mounted_loop(), Some(9));
         assert_eq!(table.top_at(Path::new("/t")).unwrap().filesystem, "tmpfs");
         assert_eq!(table.containing(Path::new("/t/x")).unwrap().filesystem, "tmpfs");
@@ -255,7 +268,7 @@ mod tests {
         for line in ["x", "1 2 3 / / rw - ext4 a b", "1 2 0:1 / / rw shared:1"] {
             let text = [TABLE, line.as_bytes()].concat();
             let error = MountTable::parse(&text).unwrap_err();
-            assert_eq!(error.number, 8, "{line}");
+            assert_eq!(error.number, 9, "{line}");
         }
     }
 

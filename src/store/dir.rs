@@ -86,6 +86,11 @@ pub(super) fn sync(fd: impl AsFd, name: impl AsRef<Path>) -> Result<(), StoreErr
 
 /// The names in a directory, without `.` and `..`.
 pub(super) fn names(dir: BorrowedFd<'_>) -> Result<Vec<OsString>, StoreError> {
+    some_names(dir, usize::MAX)
+}
+
+/// At most `most` of them.
+pub(super) fn some_names(dir: BorrowedFd<'_>, most: usize) -> Result<Vec<OsString>, StoreError> {
     // A descriptor of its own: reading a directory moves its position.
     let listing = open_dir(dir, ".")
         .and_then(|fd| Dir::from_fd(fd).map_err(|e| StoreError::io("list", ".", e)))?;
@@ -95,6 +100,9 @@ pub(super) fn names(dir: BorrowedFd<'_>) -> Result<Vec<OsString>, StoreError> {
         let name = entry.file_name().to_bytes();
         if name != b"." && name != b".." {
             names.push(OsStr::from_bytes(name).to_owned());
+        }
+        if names.len() >= most {
+            break;
         }
     }
     Ok(names)

@@ -48,6 +48,9 @@ pub enum StoreError {
         /// The lock file or directory.
         path: PathBuf,
     },
+    /// A file's flags cannot be changed.
+    #[error(transparent)]
+    Host(#[from] crate::host::HostError),
     /// Something already lies where a new volume is to go.
     #[error("{} exists already", path.display())]
     Exists {
@@ -57,6 +60,21 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The kernel said that this is not permitted (not: that permission is lacking).
+    pub(super) fn is_not_permitted(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => {
+                source.raw_os_error() == Some(nix::errno::Errno::EPERM as i32)
+            }
+            Self::Damaged { .. }
+            | Self::TooNew { .. }
+            | Self::NotEmpty { .. }
+            | Self::Locked { .. }
+            | Self::Exists { .. }
+            | Self::Host(_) => false,
+        }
+    }
+
     /// A failed system call.
     pub fn io(
         operation: &'static str,
@@ -77,7 +95,8 @@ impl StoreError {
             | Self::TooNew { .. }
             | Self::NotEmpty { .. }
             | Self::Locked { .. }
-            | Self::Exists { .. } => false,
+            | Self::Exists { .. }
+            | Self::Host(_) => false,
         }
     }
 }

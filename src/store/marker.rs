@@ -28,6 +28,16 @@ pub struct Marker {
     pub uuid: PoolUuid,
     /// The name it was made under; the configuration may give it another.
     pub name: String,
+    /// The identity that `orlop pool new-uuid` took from it; `state/` may still know it by that.
+    pub previous: Option<PoolUuid>,
+}
+
+impl Marker {
+    /// The pool has this identity, or had it before its last change.
+    #[must_use]
+    pub fn is_or_was(&self, uuid: &PoolUuid) -> bool {
+        self.uuid == *uuid || self.previous.as_ref() == Some(uuid)
+    }
 }
 
 /// What a directory looks like to somebody who wants a pool there.
@@ -50,6 +60,8 @@ struct MarkerFile {
     min_reader: u32,
     uuid: String,
     name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    previous_uuid: Option<String>,
 }
 
 /// Reads the marker in a directory.
@@ -66,8 +78,10 @@ pub(super) fn read(pool: BorrowedFd<'_>) -> Result<Option<Marker>, StoreError> {
             reader: READER,
         });
     }
-    let uuid = file.uuid.parse().map_err(|e: crate::volume::IdError| damaged(e.to_string()))?;
-    Ok(Some(Marker { uuid, name: file.name }))
+    let uuid =
+        |text: &str| text.parse().map_err(|e: crate::volume::IdError| damaged(e.to_string()));
+    let previous = file.previous_uuid.as_deref().map(uuid).transpose()?;
+    Ok(Some(Marker { uuid: uuid(&file.uuid)?, name: file.name, previous }))
 }
 
 /// Writes the marker.
@@ -77,6 +91,7 @@ pub(super) fn write(pool: BorrowedFd<'_>, marker: &Marker) -> Result<(), StoreEr
         min_reader: 1,
         uuid: marker.uuid.to_string(),
         name: marker.name.clone(),
+        previous_uuid: marker.previous.as_ref().map(ToString::to_string),
     };
     let mut text = serde_json::to_vec_pretty(&file)
         .map_err(|e| StoreError::io("write", MARKER, std::io::Error::from(e)))?;

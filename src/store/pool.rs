@@ -5,13 +5,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use nix::fcntl::{Flock, FlockArg, OFlag};
-use nix::sys::stat::{SFlag, fstat, stat};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::stat::{fstat, stat};
 
 use super::index::{Charges, Entry, Index};
 use super::marker::{self, Marker, PoolLook};
 use super::record::{RECORD, Record};
 use super::remove::{self, Disposal};
+use super::volume_dir::VolumeDir;
 use super::{IMAGE, StoreError, dir};
 use crate::fault;
 use crate::host::Host;
@@ -67,6 +68,19 @@ impl Directories {
         })
     }
 
+    fn sync(&self) -> Result<(), StoreError> {
+        for (fd, name) in [
+            (&self.incoming, "incoming"),
+            (&self.volumes, "volumes"),
+            (&self.trash, "trash"),
+            (&self.archive, "archive"),
+            (&self.retained, "retained"),
+        ] {
+            dir::sync(fd, name)?;
+        }
+        Ok(())
+    }
+
     fn grave(&self, grave: Grave) -> BorrowedFd<'_> {
         match grave {
             Grave::Trash => self.trash.as_fd(),
@@ -110,7 +124,8 @@ impl Pool {
     /// It is no pool, or a daemon has it open.
     pub fn replace_uuid(path: &Path, uuid: &PoolUuid) -> Result<PoolUuid, StoreError> {
         let (root, marker) = lock(path)?;
-        let new = Marker { uuid: uuid.clone(), name: marker.name };
+        let previous = Some(marker.uuid.clone());
+        let new = Marker { uuid: uuid.clone(), name: marker.name, previous };
         marker::write(root.as_fd(), &new)?;
         Ok(marker.uuid)
     }
@@ -124,6 +139,9 @@ impl Pool {
         let directories = Directories::open(root.as_fd())?;
         let pool =
             Self { path: path.to_owned(), marker, root, directories, index: Mutex::default() };
+        // A run that was killed between a rename and its flush must not be answered for: what is seen from here on is on
+        // disk.
+        pool.directories.sync()?;
         pool.wipe_incoming(host)?;
         pool.scan()?;
         Ok(pool)
@@ -198,7 +216,7 @@ impl Pool {
     /// # Errors
     /// There is none, or a system call failed.
     pub fn open_volume(&self, key: &Key) -> Result<VolumeDir, StoreError> {
-        Ok(VolumeDir { fd: dir::open_dir(self.directories.volumes.as_fd(), key.as_str())? })
+        Ok(dir::open_dir(self.directories.volumes.as_fd(), key.as_str())?.into())
     }
 
     /// Begins a volume: an empty `incoming/<key>`, whatever a dead run left there.
@@ -211,7 +229,7 @@ impl Pool {
         dir::make_dir(incoming, key.as_str())?;
         fault::point!("store.begin.made").map_err(|e| StoreError::io("begin", key.as_str(), e))?;
         let fd = dir::open_dir(incoming, key.as_str())?;
-        Ok(Incoming { pool: self, key: key.clone(), dir: VolumeDir { fd } })
+        Ok(Incoming { pool: self, key: key.clone(), dir: fd.into() })
     }
 
     /// Replaces a volume's record.
@@ -235,15 +253,21 @@ impl Pool {
         let name = format!("{}.{}", volume.key, volume.generation);
         let (from, to) = (self.directories.volumes.as_fd(), self.directories.grave(grave));
         fault::point!("store.bury.start").map_err(|e| StoreError::io("bury", &name, e))?;
-        dir::rename_new(from, OsStr::new(volume.key.as_str()), to, OsStr::new(&name))?;
-        {
-            let mut index = self.index();
-            index.remove(&volume.key);
-            index.insert_grave(format!("{}/{name}", grave.directory()), volume.size);
+        let (key, grave_name) = (OsStr::new(volume.key.as_str()), OsStr::new(&name));
+        dir::rename_new(from, key, to, grave_name)?;
+        let flushed = fault::point!("store.bury.renamed")
+            .map_err(|e| StoreError::io("bury", &name, e))
+            .and_then(|()| dir::sync(to, grave.directory()))
+            .and_then(|()| dir::sync(from, "volumes"));
+        if let Err(error) = flushed {
+            // Not durable, so it must not be answered for: the repeat does it again.
+            take_back(to, grave_name, from, key);
+            return Err(error);
         }
-        fault::point!("store.bury.renamed").map_err(|e| StoreError::io("bury", &name, e))?;
-        dir::sync(to, grave.directory())?;
-        dir::sync(from, "volumes")?;
+        let mut index = self.index();
+        index.remove(&volume.key);
+        index.insert_grave(format!("{}/{name}", grave.directory()), volume.size);
+        drop(index);
         Ok(name)
     }
 
@@ -310,17 +334,25 @@ impl Pool {
     }
 }
 
-/// Takes the exclusive lock on a pool's directory and reads its marker.
+/// Takes the exclusive lock on a pool's directory, then reads its marker: before, another process could still change it.
 fn lock(path: &Path) -> Result<(Flock<OwnedFd>, Marker), StoreError> {
     let absent = || StoreError::io("open the pool", path, nix::errno::Errno::ENOENT);
     let fd = marker::open_path(path)?.ok_or_else(absent)?;
-    let marker = marker::read(fd.as_fd())?.ok_or_else(absent)?;
-    match Flock::lock(fd, FlockArg::LockExclusiveNonblock) {
-        Ok(root) => Ok((root, marker)),
+    let root = match Flock::lock(fd, FlockArg::LockExclusiveNonblock) {
+        Ok(root) => root,
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
-            Err(StoreError::Locked { path: path.to_owned() })
+            return Err(StoreError::Locked { path: path.to_owned() });
         }
-        Err((_, e)) => Err(StoreError::io("lock", path, e)),
+        Err((_, e)) => return Err(StoreError::io("lock", path, e)),
+    };
+    let marker = marker::read(root.as_fd())?.ok_or_else(absent)?;
+    Ok((root, marker))
+}
+
+/// Undoes a rename that could not be flushed.
+fn take_back(from: BorrowedFd<'_>, old: &OsStr, to: BorrowedFd<'_>, new: &OsStr) {
+    if let Err(error) = dir::rename_new(from, old, to, new) {
+        tracing::error!(entry = %old.display(), %error, "cannot take back a rename that could not be flushed");
     }
 }
 
@@ -367,62 +399,6 @@ fn scan_one(volumes: BorrowedFd<'_>, key: &Key) -> Entry {
     }
 }
 
-/// The directory of a volume, or of one that is being born.
-#[derive(Debug)]
-pub struct VolumeDir {
-    fd: OwnedFd,
-}
-
-impl VolumeDir {
-    /// Its descriptor.
-    #[must_use]
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-
-    /// Opens a directory in it.
-    ///
-    /// # Errors
-    /// It is missing or not a directory.
-    pub fn directory(&self, name: &str) -> Result<OwnedFd, StoreError> {
-        dir::open_dir(self.as_fd(), name)
-    }
-
-    /// Opens a regular file in it for reading and writing.
-    ///
-    /// # Errors
-    /// It is missing or not a regular file.
-    pub fn file(&self, name: &str) -> Result<std::fs::File, StoreError> {
-        let fd = dir::open(self.as_fd(), name, OFlag::O_RDWR | OFlag::O_NONBLOCK)?;
-        let stat = fstat(&fd).map_err(|e| StoreError::io("look at", name, e))?;
-        if dir::is_kind(&stat, SFlag::S_IFREG) {
-            Ok(fd.into())
-        } else {
-            Err(StoreError::Damaged {
-                path: name.into(),
-                reason: "it is not a regular file".to_owned(),
-            })
-        }
-    }
-
-    /// Makes a new regular file in it.
-    ///
-    /// # Errors
-    /// It exists, or a system call failed.
-    pub fn create_file(&self, name: &str) -> Result<std::fs::File, StoreError> {
-        dir::create_file(self.as_fd(), name)
-    }
-
-    /// Makes a new directory in it that only root may enter, and opens it.
-    ///
-    /// # Errors
-    /// A system call failed.
-    pub fn create_directory(&self, name: &str) -> Result<OwnedFd, StoreError> {
-        dir::make_dir(self.as_fd(), name)?;
-        self.directory(name)
-    }
-}
-
 /// A volume that is being born in `incoming/`. Dropped without [`Incoming::commit`], it is removed by the next
 /// [`Pool::begin`] of its key or the next start.
 #[derive(Debug)]
@@ -443,7 +419,7 @@ impl Incoming<'_> {
     ///
     /// # Errors
     /// [`StoreError::Exists`], or a system call failed; then the volume does not exist.
-    pub fn commit(self, record: &Record) -> Result<(), StoreError> {
+    pub fn commit(&self, record: &Record) -> Result<(), StoreError> {
         let directories = &self.pool.directories;
         let (from, to) = (directories.incoming.as_fd(), directories.volumes.as_fd());
         let name = OsStr::new(self.key.as_str());
@@ -451,14 +427,14 @@ impl Incoming<'_> {
         dir::write_file(self.dir.as_fd(), RECORD, &record.to_text()?)?;
         fault::point!("store.commit.written").map_err(failed)?;
         dir::rename_new(from, name, to, name)?;
-        fault::point!("store.commit.renamed").map_err(failed).and_then(|()| dir::sync(to, "volumes")).inspect_err(
-            |_| {
-                // Not durable, so it must not be seen: a retry would answer OK for it without flushing.
-                if let Err(error) = dir::rename_new(to, name, from, name) {
-                    tracing::error!(key = %self.key, %error, "cannot take back a volume that could not be flushed");
-                }
-            },
-        )?;
+        let flushed = fault::point!("store.commit.renamed")
+            .map_err(failed)
+            .and_then(|()| dir::sync(to, "volumes"));
+        if let Err(error) = flushed {
+            // Not durable, so it must not be seen: a retry would answer OK for it without flushing.
+            take_back(to, name, from, name);
+            return Err(error);
+        }
         self.pool.index().insert(self.key.clone(), whole(record));
         dir::sync(from, "incoming")
     }

@@ -30,6 +30,9 @@ pub(super) enum Disposal {
     Overwrite,
 }
 
+/// So many names of a directory are in memory at once, whatever a pod has put into it.
+const BATCH: usize = 4096;
+
 struct Remover<'a> {
     /// The directory of the entry, to which deep directories are lifted.
     top: BorrowedFd<'a>,
@@ -41,53 +44,84 @@ struct Remover<'a> {
 /// Removes the directory `name` in `parent` with all that is in it; nothing there is fine.
 ///
 /// # Errors
-/// Something cannot be removed, e.g. because a filesystem is mounted there or a file is immutable.
+/// Something cannot be removed, e.g. because a filesystem is mounted there; all the rest is gone then, but the record.
 pub(super) fn tree(
     parent: BorrowedFd<'_>,
     name: &OsStr,
     disposal: Disposal,
     host: &dyn Host,
 ) -> Result<(), StoreError> {
-    let Some(stat) = dir::stat(parent, name)? else {
-        return Ok(());
-    };
+    let Some(stat) = dir::stat(parent, name)? else { return Ok(()) };
     if !dir::is_kind(&stat, SFlag::S_IFDIR) {
         return dir::unlink(parent, name);
     }
     let top = dir::open_dir(parent, name)?;
     let mut remover = Remover { top: top.as_fd(), lifted: 0, disposal, host };
-    loop {
-        let names = dir::names(top.as_fd())?;
-        let rest: Vec<OsString> = names.into_iter().filter(|name| name != RECORD).collect();
-        if rest.is_empty() {
-            break;
-        }
-        for name in rest {
-            remover.remove(top.as_fd(), &name, 0)?;
-        }
-    }
+    remover.empty(top.as_fd(), Some(OsStr::new(RECORD)), 0)?;
     fault::point!("store.remove.emptied").map_err(|e| StoreError::io("remove", name, e))?;
     dir::unlink(top.as_fd(), OsStr::new(RECORD))?;
     dir::rmdir(parent, name)
 }
 
 impl Remover<'_> {
+    /// Removes what is in a directory, batch by batch. What cannot be removed does not save its siblings; the first
+    /// failure is reported at the end.
+    fn empty(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        keep: Option<&OsStr>,
+        depth: usize,
+    ) -> Result<(), StoreError> {
+        loop {
+            let mut names = dir::some_names(directory, BATCH)?;
+            names.retain(|name| Some(name.as_os_str()) != keep);
+            if names.is_empty() {
+                return Ok(());
+            }
+            let mut failure = None;
+            for name in &names {
+                if let Err(error) = self.remove(directory, name, depth) {
+                    failure.get_or_insert(error);
+                }
+            }
+            // The next batch would hold the same names again.
+            if let Some(error) = failure {
+                return Err(error);
+            }
+        }
+    }
+
     fn remove(
         &mut self,
         parent: BorrowedFd<'_>,
         name: &OsStr,
         depth: usize,
     ) -> Result<(), StoreError> {
-        let Some(stat) = dir::stat(parent, name)? else {
-            return Ok(());
-        };
+        let Some(stat) = dir::stat(parent, name)? else { return Ok(()) };
         if dir::is_kind(&stat, SFlag::S_IFDIR) {
             return self.remove_directory(parent, name, depth);
         }
-        if self.disposal == Disposal::Overwrite && dir::is_kind(&stat, SFlag::S_IFREG) {
+        let regular = dir::is_kind(&stat, SFlag::S_IFREG);
+        if self.disposal == Disposal::Overwrite && regular {
+            self.make_removable(parent, name)?;
             overwrite(parent, name)?;
         }
-        dir::unlink(parent, name)
+        match dir::unlink(parent, name) {
+            // Immutable or append-only, the file or the directory that it lies in.
+            Err(error) if error.is_not_permitted() => {
+                if regular {
+                    self.make_removable(parent, name)?;
+                }
+                self.host.make_removable(parent)?;
+                dir::unlink(parent, name)
+            }
+            result => result,
+        }
+    }
+
+    fn make_removable(&self, parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), StoreError> {
+        let file = dir::open(parent, name, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
+        Ok(self.host.make_removable(file.as_fd())?)
     }
 
     fn remove_directory(
@@ -106,11 +140,15 @@ impl Remover<'_> {
             return self.lift(parent, name);
         }
         let directory = dir::open_dir(parent, name)?;
-        for child in dir::names(directory.as_fd())? {
-            self.remove(directory.as_fd(), &child, depth + 1)?;
+        self.empty(directory.as_fd(), None, depth + 1)?;
+        match dir::rmdir(parent, name) {
+            Err(error) if error.is_not_permitted() => {
+                self.host.make_removable(directory.as_fd())?;
+                self.host.make_removable(parent)?;
+                dir::rmdir(parent, name)
+            }
+            result => result,
         }
-        drop(directory);
-        dir::rmdir(parent, name)
     }
 
     fn lift(&mut self, parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), StoreError> {

@@ -3,8 +3,6 @@
 //! They reach a program that runs as root, so nothing passes that is not listed here: no path, no second device,
 //! no force flag. An option is `-X value` or `-X key=value,key=value`, as mkfs itself writes them.
 
-use std::fmt;
-
 use super::Filesystem;
 
 /// One setting, e.g. `-i size=512` is `("-i", "size", "512")` and `-m 0` is `("-m", "", "0")`.
@@ -16,13 +14,6 @@ pub struct MkfsOption {
     pub key: &'static str,
     /// The checked value.
     pub value: String,
-}
-
-impl fmt::Display for MkfsOption {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let equals = if self.key.is_empty() { "" } else { "=" };
-        write!(f, "{} {}{equals}{}", self.flag, self.key, self.value)
-    }
 }
 
 #[derive(Debug, Clone, Copy)]

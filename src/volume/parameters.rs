@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::mkfs::{self, MkfsOption};
+use super::words::{Allocation, Backend, DirectIo, Filesystem, OnDelete, Quota};
 
 /// What a parameter is for; the table is printed in the documents and in error messages.
 #[derive(Debug, Clone, Copy)]
@@ -111,102 +112,6 @@ pub enum ParameterError {
     },
 }
 
-macro_rules! word_enum {
-    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum $name { $($(#[$vdoc])* $variant),+ }
-
-        impl $name {
-            /// Every value, in the order of the documents.
-            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
-
-            /// The word for it in a StorageClass and in records.
-            #[must_use]
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word),+ }
-            }
-
-            /// The value of that word.
-            #[must_use]
-            pub fn from_word(word: &str) -> Option<Self> {
-                Self::ALL.iter().copied().find(|value| value.as_str() == word)
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-    };
-}
-
-word_enum! {
-    /// What a volume's data is.
-    Backend {
-        /// A directory of the pool.
-        Hostpath = "hostpath",
-        /// A disk image behind a loop device.
-        Loop = "loop",
-    }
-}
-word_enum! {
-    /// Whether a directory is held to its size.
-    Quota {
-        /// Where the pool can; otherwise the volume is reported as unlimited.
-        Auto = "auto",
-        /// Refused where the pool cannot.
-        Required = "required",
-        /// Never.
-        Off = "off",
-    }
-}
-word_enum! {
-    /// When an image gets its blocks.
-    Allocation {
-        /// When they are written.
-        Thin = "thin",
-        /// At birth, and it keeps them.
-        Thick = "thick",
-    }
-}
-word_enum! {
-    /// Direct I/O of the loop device.
-    DirectIo {
-        /// Where the pool's filesystem can.
-        Auto = "auto",
-        /// Refused at stage where it cannot.
-        On = "on",
-        /// Never.
-        Off = "off",
-    }
-}
-word_enum! {
-    /// What DeleteVolume does with the data.
-    OnDelete {
-        /// Removes it.
-        Delete = "delete",
-        /// Keeps it under `retained/`.
-        Retain = "retain",
-        /// Keeps it under `archive/`.
-        Archive = "archive",
-        /// Overwrites it in place, then removes it.
-        Wipe = "wipe",
-    }
-}
-word_enum! {
-    /// A filesystem that a loop volume can have.
-    Filesystem {
-        /// ext4
-        Ext4 = "ext4",
-        /// XFS
-        Xfs = "xfs",
-        /// btrfs
-        Btrfs = "btrfs",
-    }
-}
-
 /// Which pool a class names.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum PoolChoice {
@@ -241,8 +146,8 @@ pub struct Parameters {
     pub direct_io: DirectIo,
     /// `csi.storage.k8s.io/fstype`, for loop volumes; `None` when not given.
     pub filesystem: Option<Filesystem>,
-    /// `mkfsOptions`
-    pub mkfs_options: Vec<MkfsOption>,
+    /// `mkfsOptions`, not yet checked: the filesystem that they are for may be in the capability.
+    pub mkfs_options: String,
     /// `mode`, at most 0o7777.
     pub mode: u32,
     /// `uid`
@@ -262,7 +167,7 @@ impl Default for Parameters {
             allocation: Allocation::Thin,
             direct_io: DirectIo::Auto,
             filesystem: None,
-            mkfs_options: Vec::new(),
+            mkfs_options: String::new(),
             mode: 0o777,
             uid: 0,
             gid: 0,
@@ -318,7 +223,6 @@ impl Parameters {
     /// An unknown parameter, an unknown value, or two that contradict each other.
     pub fn parse(raw: &BTreeMap<String, String>) -> Result<Self, ParameterError> {
         let mut parsed = Self::default();
-        let mut mkfs_options = "";
         for (name, value) in raw {
             let value = value.as_str();
             match name.as_str() {
@@ -329,7 +233,11 @@ impl Parameters {
                     parsed.allocation = word("allocation", value, Allocation::from_word)?;
                 }
                 "directIO" => parsed.direct_io = word("directIO", value, DirectIo::from_word)?,
-                "mkfsOptions" => mkfs_options = value,
+                "mkfsOptions" => {
+                    // One space between words, so that equal options are equal texts.
+                    let words: Vec<&str> = value.split_ascii_whitespace().collect();
+                    parsed.mkfs_options = words.join(" ");
+                }
                 "mode" => parsed.mode = word("mode", value, octal_mode)?,
                 "uid" => parsed.uid = word("uid", value, number)?,
                 "gid" => parsed.gid = word("gid", value, number)?,
@@ -343,21 +251,26 @@ impl Parameters {
         }
         parsed.filesystem = fstype(&parsed, raw)?;
         parsed.check_combinations()?;
-        let filesystem = parsed.filesystem.unwrap_or(Filesystem::Ext4);
-        parsed.mkfs_options = mkfs::parse(filesystem, mkfs_options).map_err(|token| {
-            wrong("mkfsOptions", &token, format!("for {filesystem}: {}", mkfs::allowed(filesystem)))
-        })?;
-        if parsed.backend == Backend::Hostpath && !parsed.mkfs_options.is_empty() {
-            return Err(needs_loop("mkfsOptions", mkfs_options));
-        }
         Ok(parsed)
+    }
+
+    /// The options of mkfs for that filesystem.
+    ///
+    /// # Errors
+    /// One that is not on its checked list.
+    pub fn mkfs_options_for(
+        &self,
+        filesystem: Filesystem,
+    ) -> Result<Vec<MkfsOption>, ParameterError> {
+        mkfs::parse(filesystem, &self.mkfs_options).map_err(|token| {
+            wrong("mkfsOptions", &token, format!("for {filesystem}: {}", mkfs::allowed(filesystem)))
+        })
     }
 
     /// The parameters with defaults filled in, as a record keeps them: without those that can be changed later and
     /// without Kubernetes' own.
     #[must_use]
     pub fn normalised(&self) -> BTreeMap<String, String> {
-        let mkfs_options: Vec<String> = self.mkfs_options.iter().map(ToString::to_string).collect();
         BTreeMap::from(
             [
                 ("backend", self.backend.to_string()),
@@ -365,7 +278,7 @@ impl Parameters {
                 ("quota", self.quota.to_string()),
                 ("allocation", self.allocation.to_string()),
                 ("directIO", self.direct_io.to_string()),
-                ("mkfsOptions", mkfs_options.join(" ")),
+                ("mkfsOptions", self.mkfs_options.clone()),
                 ("mode", format!("{:04o}", self.mode)),
                 ("uid", self.uid.to_string()),
                 ("gid", self.gid.to_string()),
@@ -381,6 +294,9 @@ impl Parameters {
             }
             if self.direct_io == DirectIo::On {
                 return Err(needs_loop("directIO", "on"));
+            }
+            if !self.mkfs_options.is_empty() {
+                return Err(needs_loop("mkfsOptions", &self.mkfs_options));
             }
         } else if self.quota == Quota::Required {
             return Err(ParameterError::Combination {
@@ -450,7 +366,14 @@ mod tests {
         assert_eq!((parsed.mode, parsed.uid, parsed.gid), (0o2770, 999, 0));
         assert_eq!(parsed.filesystem, Some(Filesystem::Xfs));
         assert_eq!(parsed.on_delete, OnDelete::Archive);
-        assert_eq!(parsed.mkfs_options.len(), 1);
+        assert_eq!(parsed.mkfs_options_for(Filesystem::Xfs).unwrap().len(), 1);
+        assert!(
+            parsed
+                .mkfs_options_for(Filesystem::Ext4)
+                .unwrap_err()
+                .to_string()
+                .contains("-i 1024..")
+        );
     }
 
     #[test]
@@ -474,7 +397,6 @@ mod tests {
             (vec![("directIO", "on")], "backend=loop"),
             (vec![("mkfsOptions", "-m 0")], "backend=loop"),
             (vec![("backend", "loop"), ("quota", "required")], "leave quota out"),
-            (vec![("backend", "loop"), ("mkfsOptions", "-F")], "-i"),
         ] {
             let error = parse(&raw).unwrap_err().to_string();
             assert!(error.contains(in_message), "{raw:?}: {error}");

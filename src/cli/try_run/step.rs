@@ -161,8 +161,8 @@ fn check_mounts(host: &dyn Host, volume: &Volume, path: &Path) -> Result<(), Fai
     let entry = table.top_at(path).ok_or("the mount has gone")?;
     let right = match volume.kind.filesystem() {
         Some(filesystem) => entry.filesystem == filesystem && entry.mounted_loop().is_some(),
-        None if volume.kind == Kind::Block => entry.bound_loop_node().is_some(),
-        None => entry.mounted_loop().is_none() && entry.bound_loop_node().is_none(),
+        None if volume.kind == Kind::Block => table.bound_loop_node(entry).is_some(),
+        None => entry.mounted_loop().is_none() && table.bound_loop_node(entry).is_none(),
     };
     ensure(right, || {
         format!("{} at {} is not what was asked for", entry.filesystem, path.display())

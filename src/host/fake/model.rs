@@ -129,6 +129,17 @@ pub(super) fn root_entry() -> MountEntry {
     }
 }
 
+/// The machine's /dev.
+pub(super) fn dev_entry() -> MountEntry {
+    MountEntry {
+        device: DeviceNumber { major: 0, minor: 6 },
+        mount_point: PathBuf::from("/dev"),
+        filesystem: "devtmpfs".to_owned(),
+        source: "devtmpfs".into(),
+        ..root_entry()
+    }
+}
+
 /// Options as mountinfo shows them, on top of those of the mount that is bound.
 pub(super) fn option_words(attributes: MountAttributes, source_read_only: bool) -> Vec<String> {
     let read_only = attributes.read_only || source_read_only;
@@ -156,13 +167,7 @@ pub(super) fn tree_at(
     let failed = |errno| HostError::call("copy the mount of", path, errno);
     if let Some(number) = node_number(path) {
         model.device(number)?;
-        let entry = MountEntry {
-            device: DeviceNumber { major: 0, minor: 6 },
-            root: PathBuf::from(format!("/loop{number}")),
-            filesystem: "devtmpfs".to_owned(),
-            source: "devtmpfs".into(),
-            ..root_entry()
-        };
+        let entry = MountEntry { root: PathBuf::from(format!("/loop{number}")), ..dev_entry() };
         let root = Node {
             identity: FileIdentity { device: entry.device, inode: 1000 + u64::from(number) },
             kind: NodeKind::BlockDevice(DeviceNumber::of_loop(number)),
@@ -179,7 +184,7 @@ pub(super) fn tree_at(
         return Err(failed(Errno::EINVAL));
     }
     let Some(mount) = model.containing(&path) else {
-        let entry = MountEntry { device: root.identity.device, root: path, ..root_entry() };
+        let entry = MountEntry { root: path, ..root_entry() };
         let keeps = None;
         return Ok(FakeMount { entry, root, keeps });
     };

@@ -81,7 +81,7 @@ fn a_device_node_does_not_hold_its_loop() {
     let node = loop_path(attached.number);
     host.bind(BindSource::Path(&node), &target, MountAttributes::default()).unwrap();
     let table = host.mounts().unwrap();
-    assert_eq!(table.top_at(&target).unwrap().bound_loop_node(), Some(0));
+    assert_eq!(table.loop_node_at(&target), Some(0));
     attached.release();
     assert_eq!(host.loop_status(0).unwrap(), None);
     assert_eq!(host.mount_points(), std::slice::from_ref(&target));

@@ -26,6 +26,8 @@ use crate::volume::{ByteSize, Filesystem};
 
 /// The inode number of a btrfs subvolume's root.
 const SUBVOLUME_ROOT: u64 = 256;
+/// `FS_IMMUTABLE_FL` and `FS_APPEND_FL`
+const UNREMOVABLE: u32 = 0x10 | 0x20;
 /// `FS_NOCOW_FL`
 const NO_COPY_ON_WRITE: u32 = 0x0080_0000;
 
@@ -250,4 +252,13 @@ pub(super) fn disable_copy_on_write(file: BorrowedFd<'_>) -> Result<(), HostErro
         });
     }
     Ok(())
+}
+
+pub(super) fn make_removable(file: BorrowedFd<'_>) -> Result<(), HostError> {
+    let failed = |e: Errno| HostError::call("make removable", fd_path(file), e);
+    let flags = sys::file_flags(file).map_err(failed)?;
+    if flags & UNREMOVABLE == 0 {
+        return Ok(());
+    }
+    sys::set_file_flags(file, flags & !UNREMOVABLE).map_err(failed)
 }

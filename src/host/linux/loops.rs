@@ -159,10 +159,21 @@ pub(super) fn status(number: u32) -> Result<Option<LoopStatus>, HostError> {
     }
 }
 
-pub(super) fn hold(number: u32) -> Result<AttachedLoop, HostError> {
+pub(super) fn hold(
+    number: u32,
+    backing: FileIdentity,
+    allocation: Allocation,
+) -> Result<AttachedLoop, HostError> {
     let device = open_node(number, OFlag::O_RDONLY)?;
-    if status_of(&device, number)?.is_none() {
-        return Err(HostError::call("hold", loop_path(number), Errno::ENXIO));
+    // Asked through the opened device, which the kernel cannot hand to another file any more.
+    if status_of(&device, number)?.is_none_or(|status| status.backing != backing) {
+        return Err(HostError::Unexpected {
+            what: "the loop device changed hands meanwhile (repeat the request)".to_owned(),
+            path: loop_path(number),
+        });
+    }
+    if allocation == Allocation::Thick {
+        settle_discards(number, allocation)?;
     }
     Ok(AttachedLoop::new(number, Box::new(device)))
 }
@@ -343,7 +354,7 @@ fn finish(device: &File, number: u32, options: LoopOptions<'_>) -> Result<Attach
         });
     }
     settle_discards(number, options.allocation)?;
-    let attached = hold(number)?;
+    let attached = hold(number, status.backing, Allocation::Thin)?;
     tracing::debug!(
         number,
         direct_io = status.direct_io,

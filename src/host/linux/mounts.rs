@@ -49,7 +49,9 @@ pub(super) fn canonical(path: &Path) -> Result<Option<PathBuf>, HostError> {
     }
     match parent.canonicalize() {
         Ok(parent) => Ok(Some(parent.join(name))),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
         Err(e) => Err(HostError::call("resolve", parent, e)),
     }
 }
@@ -75,7 +77,7 @@ pub(super) fn node(path: &Path) -> Result<Option<Node>, HostError> {
 fn stat_of(path: &Path) -> Result<Option<FileStat>, HostError> {
     match lstat(path) {
         Ok(stat) => Ok(Some(stat)),
-        Err(Errno::ENOENT) => Ok(None),
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
         Err(e) => Err(HostError::call("stat", path, e)),
     }
 }

@@ -1,0 +1,80 @@
+//! The directory of one volume: what the backends may do in it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::{SFlag, fstat};
+
+use super::{IMAGE, StoreError, dir};
+
+/// The directory of a volume, or of one that is being born.
+#[derive(Debug)]
+pub struct VolumeDir {
+    fd: OwnedFd,
+}
+
+impl From<OwnedFd> for VolumeDir {
+    fn from(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+}
+
+impl VolumeDir {
+    /// Its descriptor.
+    #[must_use]
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Opens a directory in it.
+    ///
+    /// # Errors
+    /// It is missing or not a directory.
+    pub fn directory(&self, name: &str) -> Result<OwnedFd, StoreError> {
+        dir::open_dir(self.as_fd(), name)
+    }
+
+    /// Opens the image for reading.
+    ///
+    /// # Errors
+    /// It is missing or not a regular file.
+    pub fn image_to_read(&self) -> Result<std::fs::File, StoreError> {
+        self.image(OFlag::O_RDONLY)
+    }
+
+    /// Opens the image for reading and writing.
+    ///
+    /// # Errors
+    /// It is missing or not a regular file, or the pool is read-only.
+    pub fn image_to_write(&self) -> Result<std::fs::File, StoreError> {
+        self.image(OFlag::O_RDWR)
+    }
+
+    fn image(&self, access: OFlag) -> Result<std::fs::File, StoreError> {
+        let fd = dir::open(self.as_fd(), IMAGE, access | OFlag::O_NONBLOCK)?;
+        let stat = fstat(&fd).map_err(|e| StoreError::io("look at", IMAGE, e))?;
+        if dir::is_kind(&stat, SFlag::S_IFREG) {
+            Ok(fd.into())
+        } else {
+            let reason = "it is not a regular file".to_owned();
+            Err(StoreError::Damaged { path: IMAGE.into(), reason })
+        }
+    }
+
+    /// Makes a new regular file in it.
+    ///
+    /// # Errors
+    /// It exists, or a system call failed.
+    pub fn create_file(&self, name: &str) -> Result<std::fs::File, StoreError> {
+        dir::create_file(self.as_fd(), name)
+    }
+
+    /// Makes a new directory in it that only root may enter, and opens it.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn create_directory(&self, name: &str) -> Result<OwnedFd, StoreError> {
+        dir::make_dir(self.as_fd(), name)?;
+        self.directory(name)
+    }
+}
