@@ -83,7 +83,7 @@ check_rust() {
         fi
         return
     fi
-    local remedy="install rustup (https://rustup.rs): curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y"
+    local remedy="install rustup (https://rustup.rs): apt-get install -y curl ca-certificates; curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y"
     if ! has cargo; then
         problems+=("Rust is missing; $remedy")
         return

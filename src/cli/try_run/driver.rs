@@ -23,6 +23,8 @@ const SOCKET_LIMIT: usize = 107;
 /// The paths below the temporary directory.
 #[derive(Debug)]
 pub(super) struct Place {
+    /// Unlike any other's.
+    pub(super) name: String,
     pub(super) dir: PathBuf,
     pub(super) socket: PathBuf,
     pub(super) pool: PathBuf,
@@ -42,7 +44,8 @@ impl Place {
         let parent = parent.canonicalize().map_err(failed)?;
         let mut bits = [0; 8];
         getrandom::fill(&mut bits).map_err(|e| format!("read random numbers: {e}"))?;
-        let dir = parent.join(format!("orlop-try-{:016x}", u64::from_ne_bytes(bits)));
+        let name = format!("orlop-try-{:016x}", u64::from_ne_bytes(bits));
+        let dir = parent.join(&name);
         let socket = dir.join("csi.sock");
         if dir.to_str().is_none() || socket.as_os_str().len() > SOCKET_LIMIT {
             let parent = parent.display();
@@ -54,6 +57,7 @@ impl Place {
         };
         make(&dir)?;
         Ok(Self {
+            name,
             socket,
             pool: dir.join("pool"),
             kubelet: dir.join("kubelet"),

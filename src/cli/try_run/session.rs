@@ -45,9 +45,9 @@ impl Session {
             leftovers::remove(&place, &host)?;
             return Err(error);
         }
-        let volumes = kinds.iter().map(|kind| Volume::new(*kind, &place.kubelet));
+        let volume = |kind: &Kind| Volume::new(*kind, &place.kubelet, &place.name);
         Ok(Self {
-            volumes: volumes.collect(),
+            volumes: kinds.iter().map(volume).collect(),
             place,
             host,
             driver: None,

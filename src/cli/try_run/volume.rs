@@ -19,10 +19,11 @@ pub(super) struct Volume {
     /// How many pieces of content were written.
     pub(super) pieces: u64,
     dir: PathBuf,
+    session: String,
 }
 
 impl Volume {
-    pub(super) fn new(kind: Kind, kubelet: &Path) -> Self {
+    pub(super) fn new(kind: Kind, kubelet: &Path, session: &str) -> Self {
         Self {
             kind,
             id: String::new(),
@@ -30,12 +31,13 @@ impl Volume {
             node_expansion: false,
             pieces: 0,
             dir: kubelet.join(kind.to_string()),
+            session: session.to_owned(),
         }
     }
 
-    /// The name that a provisioner would make up.
+    /// The name that a provisioner would make up: no other volume on the machine has it.
     pub(super) fn name(&self) -> String {
-        format!("pvc-try-{}", self.kind)
+        format!("pvc-{}-{}", self.session, self.kind)
     }
 
     /// Its directory below kubelet's.

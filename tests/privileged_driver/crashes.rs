@@ -1,0 +1,82 @@
+//! SIGKILL at random moments.
+
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a random moment is a random sleep"
+)]
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::driver::Driver;
+use crate::life::{Kind, Life, check_nothing_left};
+use crate::privileged::{Sandbox, privileged};
+
+const ROUNDS: u64 = 20;
+
+/// SplitMix64 (Steele, Lea, Flood 2014): the same numbers for the same seed.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
+fn seed() -> u64 {
+    if let Ok(text) = std::env::var("ORLOP_SEED") {
+        return text.parse().unwrap();
+    }
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).unwrap();
+    u64::from_ne_bytes(bytes)
+}
+
+#[test]
+fn a_driver_that_is_killed_at_any_moment_finishes_after_its_restart() {
+    privileged(|sandbox| {
+        let seed = seed();
+        println!("ORLOP_SEED={seed}");
+        let mut random = Random(seed);
+        let mut kills = 0;
+        for round in 0..ROUNDS {
+            let kind = Kind::ALL[usize::try_from(random.below(4)).unwrap()];
+            let delays = [(); 4].map(|()| Duration::from_micros(random.below(60_000)));
+            println!("round {round}: {kind:?}, {delays:?}");
+            kills += killed_life(&sandbox.sub(&round.to_string()), kind, &delays);
+        }
+        println!("{kills} kills were noticed in {ROUNDS} rounds");
+        assert!(kills > 0);
+    });
+}
+
+/// Lives in a driver that is killed after each of the delays; how often that was noticed.
+fn killed_life(sandbox: &Sandbox, kind: Kind, delays: &[Duration]) -> usize {
+    let mut driver = Driver::start(sandbox);
+    let process = driver.process();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for delay in delays {
+                std::thread::sleep(*delay);
+                process.lock().unwrap().kill().unwrap();
+            }
+            done.store(true, Ordering::SeqCst);
+        });
+        let mut lives = 0;
+        while lives == 0 || !done.load(Ordering::SeqCst) {
+            lives += 1;
+            Life::new(sandbox, kind, &format!("v{lives}")).whole(&mut driver);
+        }
+    });
+    check_nothing_left(sandbox, &mut driver);
+    driver.deaths
+}

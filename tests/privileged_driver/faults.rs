@@ -1,0 +1,144 @@
+//! Every fault point, for every kind of volume: the driver dies there, or the step fails there.
+
+#![expect(clippy::print_stdout, reason = "says how many cases there were")]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use tonic::{Code, Status};
+
+use crate::driver::Driver;
+use crate::life::{Kind, Life, check_nothing_left};
+use crate::privileged::{Sandbox, poll, privileged};
+
+/// What became of the cases of one test.
+#[derive(Debug, Default)]
+struct Cases {
+    hit: Vec<(&'static str, Kind)>,
+    failed: Vec<(&'static str, Kind)>,
+}
+
+/// Runs every point (but `except`) with every kind, the kinds at once, each case in a directory of its own. A case answers
+/// whether its point was hit; one that panics does not hold up the others.
+fn for_each_case(
+    sandbox: &Sandbox,
+    except: &[&str],
+    run: impl Fn(&Sandbox, Kind, &str) -> bool + Sync,
+) -> Cases {
+    let one_kind = |kind: Kind| {
+        let mut cases = Cases::default();
+        let points = orlop::fault::all().into_iter().filter(|point| !except.contains(point));
+        for point in points {
+            let sandbox = sandbox.sub(&format!("{kind:?}/{point}"));
+            match catch_unwind(AssertUnwindSafe(|| run(&sandbox, kind, point))) {
+                Ok(true) => cases.hit.push((point, kind)),
+                Ok(false) => {}
+                Err(_printed) => cases.failed.push((point, kind)),
+            }
+            // What a failed case leaves must not fail the leak check instead.
+            sandbox.clear();
+        }
+        cases
+    };
+    let mut all = Cases::default();
+    std::thread::scope(|scope| {
+        for thread in Kind::ALL.map(|kind| scope.spawn(move || one_kind(kind))) {
+            let cases = thread.join().unwrap();
+            all.hit.extend(cases.hit);
+            all.failed.extend(cases.failed);
+        }
+    });
+    all
+}
+
+impl Cases {
+    /// No case failed, and every point was hit by some kind.
+    fn check(&self, what: &str) {
+        let (all, kinds) = (orlop::fault::all(), Kind::ALL.len());
+        println!("{}: hit {} cases of {} points x {kinds} kinds", what, self.hit.len(), all.len());
+        assert!(self.failed.is_empty(), "failed: {:?}", self.failed);
+        let is_hit = |point: &&str| self.hit.iter().any(|(hit, _)| hit == point);
+        let missed: Vec<_> = all.iter().filter(|point| !is_hit(point)).collect();
+        assert!(!all.is_empty() && missed.is_empty(), "never hit: {missed:?}");
+    }
+}
+
+#[test]
+fn a_driver_that_dies_anywhere_finishes_after_its_restart() {
+    privileged(|sandbox| {
+        for_each_case(sandbox, &[], life_with_death).check("abort");
+    });
+}
+
+/// One life in a driver that dies at a point; whether it died. The pool is new, so that its birth is part of it.
+fn life_with_death(sandbox: &Sandbox, kind: Kind, point: &str) -> bool {
+    let mut driver = Driver::start_armed(sandbox, Some(&format!("{point}:abort")));
+    let mut life = Life::new(sandbox, kind, "v");
+    life.whole(&mut driver);
+    check_nothing_left(sandbox, &mut driver);
+    driver.deaths > 0
+}
+
+#[test]
+fn a_step_without_space_fails_with_the_right_code_and_can_be_repeated() {
+    let code = |step: &str| match step {
+        "create" => Code::ResourceExhausted,
+        "expand" => Code::OutOfRange,
+        _ => Code::Internal,
+    };
+    privileged(|sandbox| every_step_fails(sandbox, "ENOSPC", code));
+}
+
+#[test]
+fn a_step_with_an_io_error_fails_with_the_right_code_and_can_be_repeated() {
+    privileged(|sandbox| every_step_fails(sandbox, "EIO", |_step| Code::Internal));
+}
+
+fn every_step_fails(sandbox: &Sandbox, errno: &str, code: fn(&str) -> Code) {
+    let run = |sandbox: &Sandbox, kind, point: &str| {
+        life_with_error(sandbox, kind, &format!("{point}:{errno}"), code)
+    };
+    let mut cases = for_each_case(sandbox, &[POOL_BIRTH], run);
+    pool_birth_with_error(&sandbox.sub("birth"), errno);
+    cases.hit.push((POOL_BIRTH, Kind::Hostpath));
+    cases.check(errno);
+}
+
+/// One life in a driver where a step fails; whether it did. The pool exists before.
+fn life_with_error(sandbox: &Sandbox, kind: Kind, fault: &str, code: fn(&str) -> Code) -> bool {
+    let mut driver = Driver::start(sandbox);
+    driver.kill();
+    driver.start_again(Some(fault));
+    let mut life = Life::new(sandbox, kind, "v");
+    life.whole(&mut driver);
+    // The trash is emptied behind the scenes: a failure there is nobody's answer, and is tried again.
+    let quiet = "cannot remove from the trash";
+    poll("the trash was looked at", || {
+        !driver.injected.is_empty() || driver.log().contains(quiet) || trash_is_empty(sandbox)
+    });
+    let hit = !driver.injected.is_empty() || driver.log().contains(quiet);
+    for (step, status) in &driver.injected {
+        assert_eq!(status.code(), code(step), "{fault} at {step} of {kind:?}: {status:?}");
+        assert!(!status.message().is_empty());
+    }
+    driver.restart();
+    check_nothing_left(sandbox, &mut driver);
+    hit
+}
+
+fn trash_is_empty(sandbox: &Sandbox) -> bool {
+    std::fs::read_dir(sandbox.path("pool/trash")).unwrap().next().is_none()
+}
+
+/// The point in the birth of a pool, which is no volume's step.
+const POOL_BIRTH: &str = "store.init.directories";
+
+/// A pool that cannot be made is away, harms nobody, and is made by the next start.
+fn pool_birth_with_error(sandbox: &Sandbox, errno: &str) {
+    let mut driver = Driver::start_armed(sandbox, Some(&format!("{POOL_BIRTH}:{errno}")));
+    let mut life = Life::new(sandbox, Kind::Hostpath, "v");
+    let refused: Status = driver.client.create(&life.create).unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+    driver.restart();
+    life.whole(&mut driver);
+    check_nothing_left(sandbox, &mut driver);
+}

@@ -1,0 +1,26 @@
+//! The real binary, driven over its socket as external-provisioner and kubelet would, on real mounts and loop devices.
+//!
+//! Every test has a process, a directory and a mount namespace of its own (see `privileged`). Needs root; without it
+//! the tests fail and say so. `ORLOP_KEEP=1` keeps what a failed test leaves, `ORLOP_SEED=N` repeats a random run.
+
+#[cfg(test)]
+mod access;
+#[cfg(test)]
+mod client;
+#[cfg(test)]
+mod content;
+#[cfg(test)]
+mod crashes;
+#[cfg(test)]
+mod driver;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod life;
+#[cfg(test)]
+mod obstacles;
+#[cfg(test)]
+#[path = "../privileged/mod.rs"]
+mod privileged;
+#[cfg(test)]
+mod restarts;

@@ -1,0 +1,16 @@
+//! `LinuxHost` on real mounts, loop devices and filesystems.
+//!
+//! Every test has a process, a directory and a mount namespace of its own (see `privileged`). Needs root; without it
+//! the tests fail and say so.
+
+#[cfg(test)]
+#[path = "privileged/host_filesystems.rs"]
+mod filesystems;
+#[cfg(test)]
+#[path = "privileged/host_loops.rs"]
+mod loops;
+#[cfg(test)]
+#[path = "privileged/host_mounts.rs"]
+mod mounts;
+#[cfg(test)]
+mod privileged;
