@@ -200,3 +200,34 @@ fn many_threads_attach_at_once_and_each_gets_its_own_device() {
         poll("all are gone", || loops_below(sandbox.dir()).is_empty());
     });
 }
+
+fn discard_limit(number: u32) -> u64 {
+    let path = format!("/sys/block/loop{number}/queue/discard_max_bytes");
+    std::fs::read_to_string(path).unwrap().trim().parse().unwrap()
+}
+
+/// A limit that is set on a loop device outlives its file.
+#[test]
+fn a_thin_image_takes_discards_also_on_a_number_that_a_thick_one_had() {
+    privileged(|sandbox| {
+        let (host, file) = (LinuxHost::new(), image(&sandbox.path("disk.img")));
+        let attach = |allocation| {
+            let device = host.attach(file.as_fd(), LoopOptions { allocation, ..options("x") });
+            let device = device.unwrap();
+            let seen = (device.number, discard_limit(device.number));
+            device.release();
+            host.detach(seen.0).unwrap();
+            poll("the device is gone", || loops_below(sandbox.dir()).is_empty());
+            seen
+        };
+        // Other programs may take the number in between.
+        let reused = (0..50).any(|_| {
+            let (thick, thick_limit) = attach(Allocation::Thick);
+            assert_eq!(thick_limit, 0);
+            let (thin, thin_limit) = attach(Allocation::Thin);
+            assert!(thin_limit > 0, "a thin image on /dev/loop{thin} takes no discards");
+            thick == thin
+        });
+        assert!(reused, "no number was used twice");
+    });
+}
