@@ -1,0 +1,29 @@
+//! The CSI services over a real socket, on the model of the kernel.
+
+#[cfg(test)]
+mod capabilities;
+#[cfg(test)]
+#[path = "../common/mod.rs"]
+mod common;
+#[cfg(test)]
+mod concurrency;
+#[cfg(test)]
+mod driver;
+#[cfg(test)]
+mod input_controller;
+#[cfg(test)]
+mod input_node;
+#[cfg(test)]
+mod life;
+#[cfg(test)]
+mod listing;
+#[cfg(test)]
+mod logs;
+#[cfg(test)]
+mod modes;
+#[cfg(test)]
+mod pools;
+#[cfg(test)]
+mod sizes;
+#[cfg(test)]
+mod teardown;
