@@ -49,7 +49,11 @@ fn autoclear_frees_a_device_with_its_last_user() {
         let cleared = LoopOptions { autoclear: true, ..options("auto") };
         let first = host.attach(file.as_fd(), cleared).unwrap();
         let number = first.number;
-        let second = host.hold(number).unwrap();
+        let backing = host.loop_status(number).unwrap().unwrap().backing;
+        let other = FileIdentity { inode: backing.inode + 1, ..backing };
+        let taken = host.hold(number, other, Allocation::Thin);
+        assert!(taken.is_err(), "a number that changed hands is not taken");
+        let second = host.hold(number, backing, Allocation::Thin).unwrap();
         first.release();
         assert!(loops_below(sandbox.dir())[0].autoclear, "somebody holds it still");
         second.release();
@@ -115,7 +119,7 @@ fn a_device_node_is_bound_and_its_device_detached() {
         host.bind(BindSource::Path(&source), &target, MountAttributes::default()).unwrap();
         let table = host.mounts().unwrap();
         let entry = table.top_at(&target).unwrap();
-        assert_eq!((entry.bound_loop_node(), entry.mounted_loop()), (Some(number), None));
+        assert_eq!((table.bound_loop_node(entry), entry.mounted_loop()), (Some(number), None));
         let kind = host.node(&target).unwrap().unwrap().kind;
         assert_eq!(kind, NodeKind::BlockDevice(DeviceNumber::of_loop(number)));
         let raw = File::options().write(true).open(&target).unwrap();
