@@ -157,7 +157,7 @@ impl Engine {
         match pool.store.entry(&id.key) {
             None => Ok(None),
             Some(Entry::Whole { generation, .. }) if generation != id.generation => Ok(None),
-            Some(Entry::Whole { .. } | Entry::Damaged { .. }) => read(pool, id).map(Some),
+            Some(Entry::Whole { .. } | Entry::Damaged { .. }) => read(pool, id),
         }
     }
 
@@ -193,11 +193,10 @@ impl Engine {
     }
 }
 
-/// Reads the record of a volume that is there.
-fn read(pool: Arc<OpenPool>, id: &VolumeId) -> Result<Located, EngineError> {
+/// Reads the record of a volume; `None` when it was removed by hand since it was listed.
+fn read(pool: Arc<OpenPool>, id: &VolumeId) -> Result<Option<Located>, EngineError> {
     match pool.store.read(&id.key) {
-        Ok(Some(record)) => Ok(Located { pool, record }),
-        Ok(None) => Err(EngineError::no_volume(id)),
+        Ok(record) => Ok(record.map(|record| Located { pool, record })),
         Err(source @ (StoreError::Damaged { .. } | StoreError::TooNew { .. })) => {
             Err(EngineError::Damaged { id: id.to_string(), source })
         }

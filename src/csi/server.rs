@@ -25,6 +25,9 @@ use crate::engine::Engine;
 /// Time between two looks at a pool that is away, or at trash that could not be emptied.
 const RETRY: Duration = Duration::from_secs(10);
 
+/// After a stop, and after the last job: time for the last replies to reach their clients.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// Where the server listens: a unix socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint(PathBuf);
@@ -184,12 +187,27 @@ pub async fn serve(
         features: config.features,
     };
     let node = Node { engine, jobs: Arc::clone(&jobs), name: config.node_id };
-    let served = Server::builder()
+    let (stopping, mut stopped) = tokio::sync::watch::channel(false);
+    let stop = async move {
+        stop.await;
+        // Nobody may be listening any more; then nobody has to be told.
+        let _told = stopping.send(true);
+    };
+    let serving = Server::builder()
         .add_service(identity_server::IdentityServer::new(identity))
         .add_service(controller_server::ControllerServer::new(controller))
         .add_service(node_server::NodeServer::new(node))
-        .serve_with_incoming_shutdown(incoming, stop)
-        .await;
+        .serve_with_incoming_shutdown(incoming, stop);
+    let served = tokio::select! {
+        served = serving => served,
+        // A client that keeps its connection and says nothing would hold up the end for ever.
+        () = async {
+            // An error means that the other side has ended, which is a stop as well.
+            let _ended = stopped.wait_for(|stopping| *stopping).await.is_ok();
+            jobs.idle().await;
+            tokio::time::sleep(FAREWELL).await;
+        } => Ok(()),
+    };
     for watcher in watchers {
         watcher.abort();
     }

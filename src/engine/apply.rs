@@ -166,15 +166,28 @@ impl Engine {
         attributes: MountAttributes,
         progress: &mut Progress,
     ) -> Result<(), EngineError> {
-        self.host.mount(&FilesystemMount {
+        let mounted = self.host.mount(&FilesystemMount {
             loop_number: progress.number()?,
             filesystem: filesystem(target.located)?,
             target: path,
             attributes,
             options: target.options,
-        })?;
-        progress.undo.push(Undo::Unmount(path.to_owned()));
-        Ok(())
+        });
+        self.note_mount(path, mounted, progress)
+    }
+
+    /// Remembers to unmount should a later step fail, or this one have failed after all was done: the plan saw nothing
+    /// mounted at the path.
+    fn note_mount(
+        &self,
+        path: &Path,
+        result: Result<(), HostError>,
+        progress: &mut Progress,
+    ) -> Result<(), EngineError> {
+        if result.is_ok() || self.host.mounts()?.top_at(path).is_some() {
+            progress.undo.push(Undo::Unmount(path.to_owned()));
+        }
+        Ok(result?)
     }
 
     fn make_mount_point(
@@ -198,9 +211,8 @@ impl Engine {
         attributes: MountAttributes,
         progress: &mut Progress,
     ) -> Result<(), EngineError> {
-        self.host.bind(source, path, attributes)?;
-        progress.undo.push(Undo::Unmount(path.to_owned()));
-        Ok(())
+        let bound = self.host.bind(source, path, attributes);
+        self.note_mount(path, bound, progress)
     }
 
     /// Looks for a loop device on the image and sets one up if there is none, under a lock on the image: two on one

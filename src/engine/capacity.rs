@@ -130,6 +130,10 @@ impl Engine {
         } else {
             Some(parameters.filesystem.unwrap_or(Filesystem::Ext4))
         };
+        if let (Backend::Loop, Some(filesystem)) = (parameters.backend, filesystem) {
+            let options = parameters.mkfs_options_for(filesystem);
+            options.map_err(|e| EngineError::Invalid(e.to_string()))?;
+        }
         let (minimum, step) = backend::smallest(parameters.backend, filesystem);
         let mut capacity = Capacity { available: ByteSize::ZERO, maximum: ByteSize::ZERO, minimum };
         let elsewhere = query.topology.as_ref().is_some_and(|term| !self.is_accessible(term));

@@ -58,6 +58,8 @@ impl Engine {
 
     /// The volume of that name, in whichever pool it is.
     fn find_by_name(&self, spec: &CreateSpec) -> Result<Option<Located>, EngineError> {
+        // First, because it opens what can be opened now.
+        let away = self.pools.first_away();
         for pool in self.pools.open_ones() {
             let generation = match pool.store.entry(&spec.key) {
                 None => continue,
@@ -66,14 +68,16 @@ impl Engine {
                 Some(Entry::Damaged { .. }) => Generation::from_bits([0; 4]),
             };
             let id = VolumeId { pool: pool.tag(), key: spec.key.clone(), generation };
-            return read(pool, &id).map(Some);
+            if let Some(located) = read(pool, &id)? {
+                return Ok(Some(located));
+            }
         }
         // The volume may exist in a pool that is away; making a second one would lose the first one's data.
         let names_one_here = match &spec.parameters.pool {
             PoolChoice::Any => false,
             choice @ PoolChoice::Named(_) => self.pools.chosen(choice).map(|_| true)?,
         };
-        match self.pools.first_away() {
+        match away {
             Some(error) if !names_one_here => Err(error),
             Some(_) | None => Ok(None),
         }

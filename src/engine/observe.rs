@@ -266,7 +266,7 @@ impl Engine {
             ))
         };
         // csi-sanity asks for the path "some/path" and expects NOT_FOUND.
-        if !path.is_absolute() {
+        if !path.is_absolute() || path.file_name().is_none() {
             return Err(not_here());
         }
         let Some(path) = self.host.canonical(path)? else {

@@ -206,7 +206,11 @@ impl Pool {
     /// [`StoreError::Damaged`], [`StoreError::TooNew`], or a failed system call.
     pub fn read(&self, key: &Key) -> Result<Option<Record>, StoreError> {
         match dir::find_dir(self.directories.volumes.as_fd(), key.as_str())? {
-            None => Ok(None),
+            None => {
+                // Somebody removed it by hand; the disk is right.
+                self.index().remove(key);
+                Ok(None)
+            }
             Some(fd) => read_record(fd.as_fd(), key).map(Some),
         }
     }

@@ -220,7 +220,6 @@ async fn node_expand_volume() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "until the engine refuses such paths instead of passing on the host's error"]
 async fn paths_that_name_no_place() {
     let driver = Driver::start().await;
     let file = driver.machine.path("file");

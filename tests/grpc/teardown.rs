@@ -36,7 +36,6 @@ async fn volumes_whose_record_and_data_are_gone_are_torn_down() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "until the engine believes the disk instead of its index"]
 async fn a_volume_that_was_removed_by_hand_does_not_exist() {
     let driver = Driver::start().await;
     for kind in KINDS {

@@ -48,7 +48,9 @@ pub(super) fn canonical(path: &Path) -> Result<Option<PathBuf>, HostError> {
         return Err(unexpected(path, "not an absolute path that ends in a name"));
     }
     match parent.canonicalize() {
-        Ok(parent) => Ok(Some(parent.join(name))),
+        Ok(parent) if parent.is_dir() => Ok(Some(parent.join(name))),
+        // A file is nobody's parent.
+        Ok(_) => Ok(None),
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             Ok(None)
         }
