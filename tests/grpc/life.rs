@@ -140,7 +140,7 @@ async fn what_becomes_of_the_data_is_the_class_s_choice() {
         ("retain", Some("retained")),
     ] {
         let mut request = HOSTPATH.create(word);
-        request.parameters = map(&[("onDelete", word)]);
+        request.parameters.extend(map(&[("onDelete", word)]));
         let id = driver.create(request.clone()).await.unwrap().volume_id;
         driver.delete(&id).await.unwrap();
         driver.engine.drain_trash();

@@ -53,9 +53,9 @@ async fn a_pool_that_is_away_is_unavailable_and_comes_back_by_itself() {
 async fn a_pool_that_is_away_does_not_stop_the_others() {
     let driver = Driver::start_on(Machine::new(), &["one", "two"], true).await;
     let mut in_two = HOSTPATH.create("in-two");
-    in_two.parameters = map(&[("pool", "two")]);
+    in_two.parameters.extend(map(&[("pool", "two")]));
     let mut in_one = HOSTPATH.create("in-one");
-    in_one.parameters = map(&[("pool", "one")]);
+    in_one.parameters.extend(map(&[("pool", "one")]));
     let first = driver.create(in_one).await.unwrap().volume_id;
     let second = driver.create(in_two.clone()).await.unwrap().volume_id;
     rename(&driver.machine.pool("one"), &driver.machine.path("away"));

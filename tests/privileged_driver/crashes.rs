@@ -61,6 +61,7 @@ fn a_driver_that_is_killed_at_any_moment_finishes_after_its_restart() {
 /// Lives in a driver that is killed after each of the delays; how often that was noticed.
 fn killed_life(sandbox: &Sandbox, kind: Kind, delays: &[Duration]) -> usize {
     let mut driver = Driver::start(sandbox);
+    driver.patient = true;
     let process = driver.process();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {

@@ -39,6 +39,8 @@ pub(crate) struct Driver {
     pub(crate) injected: Vec<(&'static str, Status)>,
     /// An errno is armed.
     armed: bool,
+    /// A dead driver's e2fsck or resize2fs may still be at work, which keeps its device busy: repeat as kubelet does.
+    pub(crate) patient: bool,
 }
 
 impl Driver {
@@ -65,6 +67,7 @@ impl Driver {
             deaths: 0,
             injected: Vec::new(),
             armed: false,
+            patient: false,
         };
         driver.armed = fault.is_some_and(|fault| !fault.ends_with(":abort"));
         driver.wait_until_ready();
@@ -156,6 +159,13 @@ impl Driver {
             self.injected.push((step, status.clone()));
             self.restart();
             result = self.survive(&call);
+        }
+        if result.is_err() && self.patient && self.deaths > 0 {
+            println!("{step} is repeated: {:?}", result.as_ref().err());
+            poll("a repeated call succeeds", || {
+                result = self.survive(&call);
+                result.is_ok()
+            });
         }
         result.unwrap_or_else(|status| panic!("{step}: {status:?}"))
     }
