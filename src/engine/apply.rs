@@ -143,7 +143,9 @@ impl Engine {
             Step::AttachView => self.attach_view(target.located, progress),
             Step::Check => self.check_filesystem(target.located, progress.number()?),
             Step::GrowUnmounted => {
-                Ok(self.host.grow_unmounted(progress.number()?, filesystem(target.located)?)?)
+                let number = progress.number()?;
+                let grown = self.host.grow_unmounted(number, filesystem(target.located)?);
+                grown.map_err(still_at_work)
             }
             Step::MountFilesystem(path, attributes) => {
                 self.mount_filesystem(target, path, *attributes, progress)
@@ -283,7 +285,7 @@ impl Engine {
             Some(signature) if signature.filesystem == wanted => {
                 if signature.has_errors {
                     tracing::warn!(volume = %located.id(), "the filesystem has errors; repairing it");
-                    self.host.repair(number, wanted)?;
+                    self.host.repair(number, wanted).map_err(still_at_work)?;
                 }
                 Ok(())
             }
@@ -301,6 +303,17 @@ impl Engine {
             self.host.refresh_loop_size(entry.ok_or_else(|| missing("mount"))?)?;
         Ok(self.host.grow(filesystem(located)?, path, device)?)
     }
+}
+
+/// A program of a run that was killed may still work on the device; it ends by itself.
+fn still_at_work(error: HostError) -> EngineError {
+    if error.errno() == Some(nix::errno::Errno::EBUSY) {
+        let error = chain(&error);
+        return EngineError::Precondition(format!(
+            "the device is in use ({error}); repeat the request"
+        ));
+    }
+    error.into()
 }
 
 fn filesystem(located: &Located) -> Result<Filesystem, EngineError> {

@@ -48,6 +48,16 @@ pub(super) fn probe(file: BorrowedFd<'_>) -> Result<Option<Signature>, HostError
     Ok(probe_signature(head.get(..length).unwrap_or_default()))
 }
 
+/// Makes sure that nobody works on the device: a program that a killed driver had started runs on to its end.
+fn claim(number: u32) -> Result<(), HostError> {
+    let path = loop_path(number);
+    let flags = OFlag::O_RDONLY | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+    match open(&path, flags, Mode::empty()) {
+        Ok(_closed) => Ok(()),
+        Err(e) => Err(HostError::call("have to ourselves", path, e)),
+    }
+}
+
 pub(super) fn repair(
     programs: &Programs,
     loop_number: u32,
@@ -56,6 +66,7 @@ pub(super) fn repair(
     match filesystem {
         Filesystem::Ext4 => {
             // 1: errors were corrected.
+            claim(loop_number)?;
             let device = loop_path(loop_number);
             programs.e2fsck.run(&["-p".as_ref(), device.as_os_str()], &[0, 1])?;
             Ok(())
