@@ -130,13 +130,7 @@ impl Engine {
                 let node = loop_path(progress.number()?);
                 self.bind(BindSource::Path(&node), path, MountAttributes::default(), progress)
             }
-            Step::Hold(number) => {
-                let located = target.located;
-                let dir = located.pool.store.open_volume(&located.volume().key)?;
-                let image = backend::identity(&dir)?;
-                progress.keep(self.host.hold(*number, image, located.allocation())?);
-                Ok(())
-            }
+            Step::Hold(number) => self.hold_loop(target.located, *number, progress),
             Step::Attach { read_only, autoclear } => {
                 self.attach_image(target.located, *read_only, *autoclear, progress)
             }
@@ -159,6 +153,18 @@ impl Engine {
                 Ok(())
             }
         }
+    }
+
+    fn hold_loop(
+        &self,
+        located: &Located,
+        number: u32,
+        progress: &mut Progress,
+    ) -> Result<(), EngineError> {
+        let dir = located.pool.store.open_volume(&located.volume().key)?;
+        let image = backend::identity(&dir)?;
+        progress.keep(self.host.hold(number, image, located.allocation())?);
+        Ok(())
     }
 
     fn mount_filesystem(
