@@ -20,6 +20,8 @@ mod life;
 #[cfg(test)]
 mod obstacles;
 #[cfg(test)]
+mod pods;
+#[cfg(test)]
 #[path = "../privileged/mod.rs"]
 mod privileged;
 #[cfg(test)]
