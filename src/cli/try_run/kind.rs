@@ -84,7 +84,7 @@ impl Kind {
         match self {
             Self::Hostpath | Self::Ext4 | Self::Block => (64 * MIB, 128 * MIB),
             Self::Xfs => (320 * MIB, 400 * MIB),
-            Self::Btrfs => (160 * MIB, 256 * MIB),
+            Self::Btrfs => (256 * MIB, 352 * MIB),
         }
     }
 
