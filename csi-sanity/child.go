@@ -103,10 +103,13 @@ func carryOut(ctx context.Context, o order, v *verdict) {
 // examine runs the suite and judges its results.
 func examine(ctx context.Context, o order, p *pool, before []mount, v *verdict) {
 	ctx, cancel := context.WithTimeout(ctx, suiteTimeout)
-	staged := watchStaging(ctx, stagingPath(o.Directory))
+	defer cancel()
+	seen, err := stageOne(ctx, o.Configuration, o.Directory)
+	if err != nil {
+		v.Problems = append(v.Problems, err.Error())
+		return
+	}
 	results, err := runSuite(ctx, o.Configuration, o.Directory, o.Suite)
-	cancel()
-	seen := <-staged
 	if err != nil {
 		v.Problems = append(v.Problems, err.Error())
 		return

@@ -2,35 +2,64 @@ package sanity
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
-	"golang.org/x/sys/unix"
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 )
 
-// watchStaging notes what is mounted at the staging path or below while the suite runs, until the
-// context ends: the suite itself would not notice an ext4 where an xfs was asked for.
-func watchStaging(ctx context.Context, path string) <-chan map[string]int {
-	result := make(chan map[string]int, 1)
-	go func() {
-		table, err := os.Open("/proc/self/mountinfo")
-		if err != nil {
-			panic(fmt.Sprintf("the mounts of this process cannot be watched: %v", err))
+// stageOne makes and stages a volume of the configuration and tells what is mounted at the staging
+// path or below: the suite itself would not notice an ext4 where an xfs was asked for.
+func stageOne(ctx context.Context, c Configuration, dir string) (map[string]int, error) {
+	connection, err := grpc.NewClient(endpoint(dir), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return nil, err
+	}
+	defer connection.Close()
+	controller, node := csi.NewControllerClient(connection), csi.NewNodeClient(connection)
+	capability := capabilityOf(c)
+	created, err := controller.CreateVolume(ctx, &csi.CreateVolumeRequest{
+		Name:               "what-is-staged",
+		CapacityRange:      &csi.CapacityRange{RequiredBytes: c.VolumeSize},
+		VolumeCapabilities: []*csi.VolumeCapability{capability},
+		Parameters:         c.Parameters,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make a volume to stage: %w", err)
+	}
+	id, path := created.GetVolume().GetVolumeId(), filepath.Join(dir, "stage-one")
+	if err := os.Mkdir(path, 0o700); err != nil {
+		return nil, err
+	}
+	_, err = node.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{
+		VolumeId: id, StagingTargetPath: path, VolumeCapability: capability,
+	})
+	seen := map[string]int{}
+	for _, m := range currentMounts() {
+		if isBelow(m.point, path) {
+			seen[m.kind()]++
 		}
-		defer table.Close()
-		seen := map[string]int{}
-		for ctx.Err() == nil {
-			// The kernel wakes this up at every mount and unmount.
-			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(table.Fd()), Events: unix.POLLPRI}}, 50)
-			for _, m := range currentMounts() {
-				if isBelow(m.point, path) {
-					seen[m.kind()]++
-				}
-			}
-		}
-		result <- seen
-	}()
-	return result
+	}
+	_, unstaged := node.NodeUnstageVolume(ctx, &csi.NodeUnstageVolumeRequest{VolumeId: id, StagingTargetPath: path})
+	_, deleted := controller.DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: id})
+	return seen, errors.Join(err, unstaged, deleted, os.Remove(path))
+}
+
+// capabilityOf asks for what the configuration's volumes are used as.
+func capabilityOf(c Configuration) *csi.VolumeCapability {
+	capability := &csi.VolumeCapability{AccessMode: &csi.VolumeCapability_AccessMode{
+		Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER,
+	}}
+	if c.Block {
+		capability.AccessType = &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}}
+	} else {
+		capability.AccessType = &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}}
+	}
+	return capability
 }
 
 // judgeStaging compares what was seen at the staging path with what the configuration asked for.
@@ -46,7 +75,7 @@ func judgeStaging(c Configuration, seen map[string]int, poolPath string, mounts 
 	}
 	var texts []string
 	for kind, times := range seen {
-		texts = append(texts, fmt.Sprintf("%s (%d looks)", kind, times))
+		texts = append(texts, fmt.Sprintf("%s (%d times)", kind, times))
 	}
-	return []string{fmt.Sprintf("staged volumes had to be %s, but what was seen is %q", want, texts)}
+	return []string{fmt.Sprintf("a staged volume had to be %s, but what was seen is %q", want, texts)}
 }
