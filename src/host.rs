@@ -272,6 +272,9 @@ pub trait Host: Debug + Send + Sync + 'static {
         options: LoopOptions,
     ) -> Result<AttachedLoop, HostError>;
 
+    /// Sets up a read-only loop device on top of another one: a view of a raw block volume.
+    fn attach_view(&self, below: u32, options: LoopOptions<'_>) -> Result<AttachedLoop, HostError>;
+
     /// Opens a loop device that is set up already, so that it stays, and makes sure through the opened device that it is
     /// the one on `backing`: the number may have changed hands since it was seen. Discards are refused as by `attach`.
     fn hold(

@@ -18,7 +18,10 @@ use tonic::transport::Server;
 use super::controller::Controller;
 use super::identity::Identity;
 use super::node::Node;
-use super::proto::{controller_server, identity_server, node_server};
+use super::proto::{
+    controller_server, group_controller_server, identity_server, node_server,
+    snapshot_metadata_server,
+};
 use super::{Features, Jobs};
 use crate::engine::Engine;
 
@@ -27,6 +30,14 @@ const RETRY: Duration = Duration::from_secs(10);
 
 /// After a stop, and after the last job: time for the last replies to reach their clients.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Services that are not advertised yet. The contract wants a text with every error, also with UNIMPLEMENTED, and tonic has
+/// none for a service that it does not know.
+#[derive(Debug)]
+struct NotYet;
+
+impl group_controller_server::GroupController for NotYet {}
+impl snapshot_metadata_server::SnapshotMetadata for NotYet {}
 
 /// Where the server listens: a unix socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -197,6 +208,8 @@ pub async fn serve(
         .add_service(identity_server::IdentityServer::new(identity))
         .add_service(controller_server::ControllerServer::new(controller))
         .add_service(node_server::NodeServer::new(node))
+        .add_service(group_controller_server::GroupControllerServer::new(NotYet))
+        .add_service(snapshot_metadata_server::SnapshotMetadataServer::new(NotYet))
         .serve_with_incoming_shutdown(incoming, stop);
     let served = tokio::select! {
         served = serving => served,

@@ -266,8 +266,6 @@ impl Engine {
 
     /// A read-only loop device on top of the one that is kept; it lives until its target is unpublished.
     fn attach_view(&self, located: &Located, progress: &mut Progress) -> Result<(), EngineError> {
-        let node = loop_path(progress.number()?);
-        let below = std::fs::File::open(&node).map_err(|e| HostError::call("open", &node, e))?;
         let label = located.id().to_string();
         let options = LoopOptions {
             label: &label,
@@ -277,7 +275,7 @@ impl Engine {
             sector: 512,
             allocation: Allocation::Thin,
         };
-        let view = self.host.attach(below.as_fd(), options)?;
+        let view = self.host.attach_view(progress.number()?, options)?;
         progress.undo.push(Undo::Detach(view.number));
         progress.keep(view);
         Ok(())

@@ -402,7 +402,9 @@ mod tests {
         };
         let state = Arc::new(StateDir::open(&config.root_dir).unwrap());
         let pools = Pools::new(&config, Arc::new(FakeHost::new()), state);
-        names.iter().for_each(|name| pools.retry(name));
+        for name in names {
+            pools.retry(name);
+        }
         pools
     }
 

@@ -27,9 +27,9 @@ use self::model::{
 };
 use super::linux::LinuxHost;
 use super::{
-    AttachedLoop, BindSource, FileIdentity, FilesystemMount, FormatRecipe, Host, HostError,
-    LoopOptions, LoopStatus, MountPoint, MountTable, Node, NodeKind, PoolFilesystem, Signature,
-    Space, loop_path,
+    AttachedLoop, BindSource, DeviceNumber, FileIdentity, FilesystemMount, FormatRecipe, Host,
+    HostError, LoopOptions, LoopStatus, MountPoint, MountTable, Node, NodeKind, PoolFilesystem,
+    Signature, Space, loop_path,
 };
 use crate::volume::{Allocation, ByteSize, Filesystem, MountAttributes};
 
@@ -291,6 +291,22 @@ impl Host for FakeHost {
         model.most_loops = model.most_loops.max(on_image.count());
         let held = model.add_hold(&self.model, number);
         held.ok_or_else(|| failed(Errno::ENXIO.into()))
+    }
+
+    fn attach_view(&self, below: u32, options: LoopOptions<'_>) -> Result<AttachedLoop, HostError> {
+        let image = owned_file(lock(&self.model).device(below)?.backing.as_fd())?;
+        let view = self.attach(image.as_fd(), LoopOptions { read_only: true, ..options })?;
+        let mut model = lock(&self.model);
+        if let Some(device) = model.loops.get_mut(&view.number) {
+            // As the kernel shows it: its file is the node of the device below.
+            device.status.backing = FileIdentity {
+                device: DeviceNumber { major: 0, minor: 6 },
+                inode: 1000 + u64::from(below),
+            };
+            device.status.backing_device = Some(DeviceNumber::of_loop(below));
+        }
+        drop(model);
+        Ok(view)
     }
 
     fn hold(

@@ -13,7 +13,7 @@ mod mounts;
 mod sys;
 
 use std::ffi::OsStr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use self::command::Programs;
@@ -97,6 +97,11 @@ impl Host for LinuxHost {
         options: LoopOptions<'_>,
     ) -> Result<AttachedLoop, HostError> {
         self.loops.attach(image, options)
+    }
+
+    fn attach_view(&self, below: u32, options: LoopOptions<'_>) -> Result<AttachedLoop, HostError> {
+        let device = loops::open_to_read(below)?;
+        self.loops.attach(device.as_fd(), LoopOptions { read_only: true, ..options })
     }
 
     fn hold(

@@ -89,6 +89,10 @@ impl Index {
         self.graves.insert(path, size);
     }
 
+    pub(super) fn has_grave(&self, path: &str) -> bool {
+        self.graves.contains_key(path)
+    }
+
     pub(super) fn remove_grave(&mut self, path: &str) {
         if let Some(size) = self.graves.remove(path) {
             self.charges.graves = self.charges.graves.saturating_sub(size);

@@ -281,7 +281,11 @@ impl Pool {
     /// A system call failed.
     pub fn trash(&self) -> Result<Vec<OsString>, StoreError> {
         let mut names = dir::names(self.directories.trash.as_fd())?;
-        names.retain(|name| grave_key(name).is_some());
+        let index = self.index();
+        // One that the index does not know yet is being buried, and may still be taken back.
+        names.retain(|name| {
+            grave_key(name).is_some() && index.has_grave(&format!("trash/{}", name.display()))
+        });
         Ok(names)
     }
 

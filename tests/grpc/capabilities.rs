@@ -76,25 +76,17 @@ async fn not_advertised(driver: &Driver) -> Codes {
     all
 }
 
-/// Services that are not served at all.
+/// Services of which nothing is advertised.
 async fn not_served(driver: &Driver) -> Codes {
     let mut groups = GroupControllerClient::new(driver.channel.clone());
     let mut metadata = SnapshotMetadataClient::new(driver.channel.clone());
-    macro_rules! bare {
-        ($client:expr => $($method:ident($request:ident)),+ $(,)?) => {
-            vec![$((
-                stringify!($request),
-                $client.$method($request::default()).await.err().map_or(Code::Ok, |s| s.code()),
-            )),+]
-        };
-    }
-    let mut all = bare!(groups =>
+    let mut all = codes!(groups =>
         group_controller_get_capabilities(GroupControllerGetCapabilitiesRequest),
         create_volume_group_snapshot(CreateVolumeGroupSnapshotRequest),
         delete_volume_group_snapshot(DeleteVolumeGroupSnapshotRequest),
         get_volume_group_snapshot(GetVolumeGroupSnapshotRequest),
     );
-    all.extend(bare!(metadata =>
+    all.extend(codes!(metadata =>
         get_metadata_allocated(GetMetadataAllocatedRequest),
         get_metadata_delta(GetMetadataDeltaRequest),
     ));

@@ -87,6 +87,11 @@ fn open_node(number: u32, mode: OFlag) -> Result<File, HostError> {
     Ok(node.into())
 }
 
+/// Opens a loop device for reading.
+pub(super) fn open_to_read(number: u32) -> Result<File, HostError> {
+    open_node(number, OFlag::O_RDONLY)
+}
+
 /// The same for reading; `None` when there is no such device.
 fn open_if_there(number: u32) -> Result<Option<File>, HostError> {
     match open_node(number, OFlag::O_RDONLY) {
