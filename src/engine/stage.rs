@@ -9,7 +9,7 @@ use super::observe::{DEVICE, Data, loop_seen};
 use super::plan::{self, StageView};
 use super::{Engine, EngineError, Located, chain};
 use crate::host::{DeviceNumber, HostError, MountEntry, MountTable, NodeKind};
-use crate::store::{IMAGE, Resolved, Volume};
+use crate::store::{Resolved, Volume};
 use crate::volume::{AccessType, MountFlags, VolumeCapability, VolumeId};
 
 /// What NodeStageVolume asks for.
@@ -112,15 +112,15 @@ impl Engine {
         }
     }
 
-    /// The filesystem of the volume is smaller than its image.
+    /// The filesystem of the volume is smaller than the volume.
     pub(super) fn is_outgrown(&self, located: &Located) -> Result<bool, EngineError> {
         let Resolved::Loop { filesystem: Some(_), .. } = located.volume().resolved else {
             return Ok(false);
         };
         let file = located.pool.store.open_volume(&located.volume().key)?.image_to_read()?;
-        let metadata = file.metadata().map_err(|e| HostError::call("look at", IMAGE, e))?;
         let signature = self.host.probe(file.as_fd())?;
-        Ok(signature.is_some_and(|signature| signature.size.bytes() < metadata.len()))
+        // The record's size, not the image's length: an expansion that was cut off has not been promised yet.
+        Ok(signature.is_some_and(|signature| signature.size < located.volume().size))
     }
 
     /// Undoes a stage from the path, the mount table and the loop devices alone. What is not there is fine.
