@@ -52,7 +52,7 @@ struct PoolEntry {
 }
 
 /// A name that may stand in file names and StorageClasses.
-fn check_name(name: &str) -> Result<(), Failure> {
+pub(super) fn check_name(name: &str) -> Result<(), Failure> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let good =
         !name.is_empty() && name.len() <= 63 && name.chars().all(plain) && !name.starts_with('.');
@@ -63,7 +63,7 @@ fn check_name(name: &str) -> Result<(), Failure> {
     }
 }
 
-fn check_path(path: &Path) -> Result<(), Failure> {
+pub(super) fn check_path(path: &Path) -> Result<(), Failure> {
     let plain = path.components().all(|part| !matches!(part, std::path::Component::ParentDir));
     if path.is_absolute() && plain && path != Path::new("/") {
         Ok(())

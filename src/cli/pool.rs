@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::Failure;
-use super::config::ListArgs;
+use super::config::{ListArgs, check_name, check_path};
 use super::table::{self, Output};
 use crate::engine::offline;
 use crate::volume::ByteSize;
@@ -40,6 +40,8 @@ pub(super) struct NewUuidArgs {
 pub(super) fn run(command: &PoolCommand) -> Result<(), Failure> {
     match command {
         PoolCommand::Init(args) => {
+            check_name(&args.name)?;
+            check_path(&args.path)?;
             let uuid = offline::init_pool(&args.path, &args.name)?;
             writeln!(
                 std::io::stdout(),

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::Failure;
 use super::config::{ListArgs, PoolArgs};
 use super::table::{self, Output};
-use crate::engine::offline;
+use crate::engine::offline::{self, VolumeLine};
 use crate::volume::VolumeId;
 
 #[derive(Debug, Subcommand)]
@@ -43,8 +43,17 @@ pub(super) fn run(command: &VolumeCommand) -> Result<(), Failure> {
 }
 
 fn list(args: &ListArgs) -> Result<(), Failure> {
-    let volumes = offline::volumes(&args.pools.pools()?);
-    if args.output == Output::Json {
+    let (volumes, away) = offline::volumes(&args.pools.pools()?);
+    print(args.output, &volumes)?;
+    if away.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("{}; its volumes are not listed", away.join("; ")).into())
+    }
+}
+
+fn print(output: Output, volumes: &[VolumeLine]) -> Result<(), Failure> {
+    if output == Output::Json {
         let volumes = volumes.iter().map(|volume| match &volume.record {
             Ok(record) => json!({
                 "id": volume.id.as_ref().map(ToString::to_string),
@@ -82,7 +91,7 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
                 volume.pool.clone(),
                 String::new(),
                 String::new(),
-                format!("damaged: {reason}"),
+                reason.clone(),
             ],
         })
         .collect();

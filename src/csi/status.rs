@@ -12,8 +12,8 @@ use crate::engine::{EngineError, chain};
 pub struct CodeHelp {
     /// The error of the engine.
     pub error: &'static str,
-    /// Its code.
-    pub code: Code,
+    /// Its code; `None` where it is that of the cause.
+    pub code: Option<Code>,
     /// When it is answered, and what Kubernetes does then.
     pub meaning: &'static str,
 }
@@ -22,51 +22,55 @@ pub struct CodeHelp {
 pub const CODES: [CodeHelp; 11] = [
     CodeHelp {
         error: "Invalid",
-        code: Code::InvalidArgument,
+        code: Some(Code::InvalidArgument),
         meaning: "the request can never succeed; the sidecars give up until it changes",
     },
     CodeHelp {
         error: "NotFound",
-        code: Code::NotFound,
+        code: Some(Code::NotFound),
         meaning: "no such volume, or the path is not one of its mounts",
     },
     CodeHelp {
         error: "Conflict",
-        code: Code::AlreadyExists,
+        code: Some(Code::AlreadyExists),
         meaning: "the name or path holds something else",
     },
     CodeHelp {
         error: "Precondition",
-        code: Code::FailedPrecondition,
+        code: Some(Code::FailedPrecondition),
         meaning: "the volume is in use or not prepared; retried after that has changed",
     },
     CodeHelp {
         error: "Size",
-        code: Code::OutOfRange,
+        code: Some(Code::OutOfRange),
         meaning: "the size cannot be; a claim's request can be lowered again",
     },
     CodeHelp {
         error: "NoSpace",
-        code: Code::ResourceExhausted,
+        code: Some(Code::ResourceExhausted),
         meaning: "no room on this node; the scheduler tries another one",
     },
     CodeHelp {
         error: "Away",
-        code: Code::Unavailable,
+        code: Some(Code::Unavailable),
         meaning: "the pool is not here now; retried, and nothing is taken as deleted",
     },
     CodeHelp {
         error: "Damaged",
-        code: Code::Internal,
+        code: Some(Code::Internal),
         meaning: "the record cannot be read; nothing is done to the volume",
     },
-    CodeHelp { error: "Host", code: Code::Internal, meaning: "the kernel or a program refused" },
-    CodeHelp { error: "Store", code: Code::Internal, meaning: "the pool's filesystem refused" },
     CodeHelp {
-        error: "Undo",
-        code: Code::Internal,
-        meaning: "as its cause, with the failed undo told beside it",
+        error: "Host",
+        code: Some(Code::Internal),
+        meaning: "the kernel or a program refused",
     },
+    CodeHelp {
+        error: "Store",
+        code: Some(Code::Internal),
+        meaning: "the pool's filesystem refused",
+    },
+    CodeHelp { error: "Undo", code: None, meaning: "the failed undo is told beside the cause" },
 ];
 
 /// The code of an error.
@@ -125,7 +129,7 @@ mod tests {
         assert_eq!(samples.len(), CODES.len());
         for ((name, error), row) in samples.iter().zip(CODES) {
             assert_eq!(*name, row.error);
-            assert_eq!(code_of(error), row.code, "{name}");
+            assert_eq!(code_of(error), row.code.unwrap_or(Code::Internal), "{name}");
             assert!(!status(error).message().is_empty(), "{name}");
         }
     }
@@ -142,7 +146,10 @@ mod tests {
     #[test]
     fn no_finished_failure_looks_like_one_that_still_runs() {
         for row in CODES {
-            assert!(!matches!(row.code, Code::Aborted | Code::Cancelled | Code::DeadlineExceeded));
+            assert!(!matches!(
+                row.code,
+                Some(Code::Aborted | Code::Cancelled | Code::DeadlineExceeded)
+            ));
         }
     }
 }

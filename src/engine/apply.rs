@@ -205,7 +205,7 @@ impl Engine {
         progress: &mut Progress,
     ) -> Result<(), EngineError> {
         let existed = self.host.node(path)?.is_some();
-        self.host.make_mount_point(path, kind)?;
+        self.host.make_mount_point(path, kind).map_err(in_the_way)?;
         if !existed {
             progress.undo.push(Undo::RemoveMountPoint(path.to_owned()));
         }
@@ -307,6 +307,19 @@ impl Engine {
             self.host.refresh_loop_size(entry.ok_or_else(|| missing("mount"))?)?;
         Ok(self.host.grow(filesystem(located)?, path, device)?)
     }
+}
+
+/// Something that is not the volume's lies where it is mounted, or where a mount point is to be removed.
+pub(super) fn in_the_way(error: HostError) -> EngineError {
+    let full =
+        matches!(error.errno(), Some(nix::errno::Errno::ENOTEMPTY | nix::errno::Errno::EEXIST));
+    if full || matches!(error, HostError::Unexpected { .. }) {
+        return EngineError::Precondition(format!(
+            "{}; what lies there is not the volume's and is left as it is: move it away, then repeat",
+            chain(&error)
+        ));
+    }
+    error.into()
 }
 
 /// A program of a run that was killed may still work on the device; it ends by itself.

@@ -326,8 +326,8 @@ fn check_same(spec: &CreateSpec, volume: &Volume) -> Result<(), EngineError> {
         )))
     };
     if volume.request.capacity != spec.capacity && !spec.capacity.contains(volume.size) {
-        let asked = format!("{:?}", spec.capacity);
-        return differs("capacity_range", &volume.size.to_string(), &asked);
+        let has = format!("{} bytes", volume.size.bytes());
+        return differs("capacity_range", &has, &spec.capacity.to_string());
     }
     if volume.request.block != spec.is_block() {
         let word = |block| if block { "block" } else { "mount" };

@@ -171,6 +171,11 @@ impl Observed {
             .collect()
     }
 
+    /// The whole volume is mounted anywhere.
+    pub(super) fn is_mounted(&self) -> bool {
+        self.table.iter().any(|entry| self.same(entry).is_some())
+    }
+
     /// A mount of the whole volume that can be written through.
     fn writable_mount(&self) -> Option<PathBuf> {
         let mut entries = self.table.iter();

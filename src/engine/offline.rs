@@ -26,7 +26,7 @@ pub struct PoolLine {
     pub volumes: usize,
     /// How many records cannot be read.
     pub damaged: usize,
-    /// What its volumes were promised.
+    /// What its volumes were promised, deleted ones that are still there included.
     pub promised: ByteSize,
     /// The size of its filesystem.
     pub total: Option<ByteSize>,
@@ -99,6 +99,7 @@ pub fn pools(configured: &[PoolConfig]) -> Vec<PoolLine> {
                 let space = host.space(view.directory()).ok();
                 line.total = space.map(|space| space.total);
                 line.available = space.map(|space| space.available);
+                line.promised = view.graves_size();
                 for (_, record) in view.volumes().unwrap_or_default() {
                     line.volumes += 1;
                     match record {
@@ -113,21 +114,27 @@ pub fn pools(configured: &[PoolConfig]) -> Vec<PoolLine> {
     configured.iter().map(line).collect()
 }
 
-/// The volumes of all pools that can be read, by pool and key.
+/// The volumes of all pools that can be read, by pool and key, and what is wrong with the other pools.
 #[must_use]
-pub fn volumes(configured: &[PoolConfig]) -> Vec<VolumeLine> {
-    let mut lines = Vec::new();
+pub fn volumes(configured: &[PoolConfig]) -> (Vec<VolumeLine>, Vec<String>) {
+    let (mut lines, mut away) = (Vec::new(), Vec::new());
     for config in configured {
-        let Ok(view) = PoolView::open(&config.path) else {
-            continue;
+        let volumes = PoolView::open(&config.path).and_then(|view| Ok((view.volumes()?, view)));
+        let (volumes, view) = match volumes {
+            Ok(opened) => opened,
+            Err(error) => {
+                let (name, path) = (&config.name, config.path.display());
+                away.push(format!("pool {name} ({path}) is away: {}", chain(&error)));
+                continue;
+            }
         };
-        for (key, record) in view.volumes().unwrap_or_default() {
+        for (key, record) in volumes {
             let record = record.map_err(|error| chain(&error));
             let id = record.as_ref().ok().map(|volume| volume.id(view.uuid().tag()));
             lines.push(VolumeLine { pool: config.name.clone(), key, id, record });
         }
     }
-    lines
+    (lines, away)
 }
 
 /// Records that a volume is given up.
@@ -146,6 +153,12 @@ pub fn forget(
         return Err(EngineError::Precondition(format!(
             "the pool {} of volume {id} is here; delete the volume instead",
             pool.name
+        )));
+    }
+    if !root_dir.join("state").is_dir() {
+        return Err(EngineError::Precondition(format!(
+            "no driver has used the root directory {}; give the --root-dir of the driver",
+            root_dir.display()
         )));
     }
     Ok(StateDir::open(root_dir)?.forget(id)?)

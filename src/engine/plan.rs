@@ -128,7 +128,7 @@ fn settled(path: &Path, seen: &Seen, asked: MountAttributes) -> Result<bool, Ref
         Seen::Nothing => Ok(false),
         Seen::Same(attributes) if satisfies(*attributes, asked) => Ok(true),
         Seen::Same(attributes) => Err(Refusal::Conflict(format!(
-            "the volume is mounted at {} already, but with other attributes (read-only: {}, asked: {})",
+            "the volume is mounted at {} already, but with other attributes (read-only: {}, asked: {}); unmount it there first",
             path.display(),
             attributes.read_only,
             asked.read_only
@@ -220,7 +220,9 @@ pub struct OtherTarget {
 pub struct PublishView {
     /// What the volume is.
     pub kind: Kind,
-    /// What lies at the staging path (for a device: at the file beneath it).
+    /// The staging path (for a device: the file beneath it).
+    pub staging: PathBuf,
+    /// What lies there.
     pub staged: Seen,
     /// The loop device behind a staged device.
     pub device: Option<LoopSeen>,
@@ -246,10 +248,10 @@ pub fn publish(view: &PublishView) -> Result<Vec<Step>, Refusal> {
     let staged = match &view.staged {
         Seen::Same(attributes) => *attributes,
         Seen::Nothing => {
-            return Err(Refusal::Precondition(
-                "the volume is not staged at the staging path; call NodeStageVolume first"
-                    .to_owned(),
-            ));
+            return Err(Refusal::Precondition(format!(
+                "the volume is not staged at {}; call NodeStageVolume first",
+                view.staging.display()
+            )));
         }
         Seen::Other(what) => {
             return Err(Refusal::Precondition(format!(
@@ -419,6 +421,7 @@ mod tests {
 
     fn publish_view(kind: Kind, read_only: bool) -> PublishView {
         PublishView {
+            staging: "/s".into(),
             kind,
             staged: Seen::Same(attributes(false)),
             device: Some(LoopSeen { autoclear: false, ..device() }),

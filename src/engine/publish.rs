@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::apply::{Target, refusal};
+use super::apply::{Target, in_the_way, refusal};
 use super::observe::{DEVICE, loop_seen};
 use super::plan::{self, PublishView};
 use super::stage::{check_capability, flags, no_parent};
@@ -47,6 +47,7 @@ impl Engine {
         let mode = request.capability.mode;
         let staged_device = observed.table.loop_node_at(&staged_at);
         let view = PublishView {
+            staging: staged_at.clone(),
             kind: observed.data.kind(),
             staged: self.seen(&observed, &staged_at)?,
             device: staged_device.and_then(|number| Some(loop_seen(observed.device(number)?.0))),
@@ -84,7 +85,7 @@ impl Engine {
         if let Some(number) = bound {
             self.detach_view(number)?;
         }
-        Ok(self.host.remove_mount_point(&target)?)
+        self.host.remove_mount_point(&target).map_err(in_the_way)
     }
 
     /// Detaches a read-only view that this driver made for one target path; other loop devices are left alone.

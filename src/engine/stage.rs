@@ -82,6 +82,7 @@ impl Engine {
             Data::Directory { .. } => Vec::new(),
             Data::Image { loops, .. } => loops.iter().map(loop_seen).collect(),
         };
+        let grows_mounted = self.grows_mounted(&located);
         let view = StageView {
             kind: observed.data.kind(),
             seen: self.seen(&observed, &path)?,
@@ -89,8 +90,9 @@ impl Engine {
             staging,
             attributes: flags.attributes.or_read_only(request.capability.mode.reads_only()),
             loops,
-            outgrown: self.is_outgrown(&located)?,
-            grows_mounted: self.grows_mounted(&located),
+            // Before a mount it grows only when no other stage has it mounted.
+            outgrown: self.is_outgrown(&located)? && (grows_mounted || !observed.is_mounted()),
+            grows_mounted,
         };
         let steps = plan::stage(&view).map_err(refusal)?;
         let target = Target {

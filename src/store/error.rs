@@ -17,7 +17,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// A record or marker cannot be read or does not belong where it lies.
-    #[error("{} is damaged: {reason}; nothing was changed, restore it from a copy", path.display())]
+    #[error("{} is damaged: {reason}; nothing was changed: restore it from a copy, or move its directory out of the pool to give it up", path.display())]
     Damaged {
         /// Which file.
         path: PathBuf,

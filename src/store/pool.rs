@@ -31,7 +31,7 @@ pub enum Grave {
 
 impl Grave {
     /// All of them.
-    const ALL: [Self; 3] = [Self::Trash, Self::Archive, Self::Retained];
+    pub(super) const ALL: [Self; 3] = [Self::Trash, Self::Archive, Self::Retained];
 
     /// The directory of the pool.
     #[must_use]
@@ -372,7 +372,7 @@ pub(super) fn read_record(volume: BorrowedFd<'_>, key: &Key) -> Result<Record, S
     match dir::read_file(volume, RECORD)? {
         Some(content) => Record::parse(key, &content),
         None => Err(StoreError::Damaged {
-            path: Path::new(key.as_str()).join(RECORD),
+            path: Path::new("volumes").join(key.as_str()).join(RECORD),
             reason: "it is missing".to_owned(),
         }),
     }
@@ -386,7 +386,7 @@ fn grave_key(name: &OsStr) -> Option<Key> {
 }
 
 /// The record in a grave; `None` when it cannot be read.
-fn grave_record(parent: BorrowedFd<'_>, name: &OsStr) -> Option<Record> {
+pub(super) fn grave_record(parent: BorrowedFd<'_>, name: &OsStr) -> Option<Record> {
     let fd = dir::open_dir(parent, name).ok()?;
     read_record(fd.as_fd(), &grave_key(name)?).ok()
 }

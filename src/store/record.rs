@@ -288,7 +288,7 @@ impl Record {
     /// # Errors
     /// [`StoreError::Damaged`] or [`StoreError::TooNew`].
     pub fn parse(key: &Key, content: &[u8]) -> Result<Self, StoreError> {
-        let path = std::path::Path::new(key.as_str()).join(RECORD);
+        let path = std::path::Path::new("volumes").join(key.as_str()).join(RECORD);
         let damaged = |reason: String| StoreError::Damaged { path: path.clone(), reason };
         let raw: Map<String, Value> =
             serde_json::from_slice(content).map_err(|e| damaged(e.to_string()))?;

@@ -4,10 +4,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use super::marker::{self, Marker};
-use super::pool::read_record;
+use super::pool::{Grave, grave_record, read_record};
 use super::record::Volume;
 use super::{StoreError, dir};
-use crate::volume::{Key, PoolUuid};
+use crate::volume::{ByteSize, Key, PoolUuid};
 
 /// A volume's key, and its record or what is wrong with it.
 pub type ViewedVolume = (Key, Result<Volume, StoreError>);
@@ -64,5 +64,19 @@ impl PoolView {
             listed.push((key, record));
         }
         Ok(listed)
+    }
+
+    /// The sizes of what is deleted, archived or retained and still there; what cannot be read counts nothing.
+    #[must_use]
+    pub fn graves_size(&self) -> ByteSize {
+        let mut sum = ByteSize::ZERO;
+        for grave in Grave::ALL {
+            let Ok(graves) = dir::open_dir(self.root.as_fd(), grave.directory()) else { continue };
+            for name in dir::names(graves.as_fd()).unwrap_or_default() {
+                let size = grave_record(graves.as_fd(), &name).map(|record| record.volume.size);
+                sum = sum.saturating_add(size.unwrap_or_default());
+            }
+        }
+        sum
     }
 }

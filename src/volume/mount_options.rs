@@ -214,7 +214,7 @@ impl MountFlags {
                 continue;
             }
             if !Filesystem::ALL.iter().any(|&filesystem| accepted_by(filesystem, flag)) {
-                return Err(MountFlagError::new(flag, None));
+                return Err(MountFlagError::unknown(flag));
             }
             parsed.options.push(flag.clone());
         }
@@ -232,25 +232,35 @@ impl MountFlags {
             .find(|option| !filesystem.is_some_and(|filesystem| accepted_by(filesystem, option)));
         match refused {
             None => Ok(()),
-            Some(option) => Err(MountFlagError::new(option, filesystem)),
+            Some(option) => Err(MountFlagError::unfit(option, filesystem)),
         }
     }
 }
 
 impl MountFlagError {
-    fn new(flag: &str, filesystem: Option<Filesystem>) -> Self {
-        let mut allowed: Vec<String> = ATTRIBUTES.iter().map(|&name| name.to_owned()).collect();
-        if let Some(filesystem) = filesystem {
-            allowed.extend(options_of(filesystem).map(|(name, value)| value.describe(name)));
+    fn with(flag: &str, kind: String, filesystems: &[Filesystem]) -> Self {
+        let mut allowed = ATTRIBUTES.join(", ");
+        for filesystem in filesystems {
+            let options = options_of(*filesystem).map(|(name, value)| value.describe(name));
+            allowed =
+                format!("{allowed}; with {filesystem}: {}", options.collect::<Vec<_>>().join(", "));
         }
-        let kind = filesystem.map_or_else(
-            || {
-                "hostpath volumes (loop volumes take options of their filesystem as well)"
-                    .to_owned()
-            },
-            |filesystem| format!("loop volumes with {filesystem}"),
-        );
-        Self { flag: flag.chars().take(80).collect(), kind, allowed: allowed.join(", ") }
+        Self { flag: flag.chars().take(80).collect(), kind, allowed }
+    }
+
+    /// No volume takes it.
+    fn unknown(flag: &str) -> Self {
+        Self::with(flag, "any volume".to_owned(), Filesystem::ALL)
+    }
+
+    /// This kind of volume does not take it.
+    fn unfit(flag: &str, filesystem: Option<Filesystem>) -> Self {
+        match filesystem {
+            None => Self::with(flag, "hostpath volumes".to_owned(), &[]),
+            Some(filesystem) => {
+                Self::with(flag, format!("loop volumes with {filesystem}"), &[filesystem])
+            }
+        }
     }
 }
 

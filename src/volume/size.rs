@@ -102,17 +102,18 @@ impl ByteSize {
 }
 
 impl fmt::Display for ByteSize {
-    /// Binary units where they divide the size or leave at least one digit, otherwise bytes.
+    /// Binary units with up to two digits behind the point, rounded down.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const UNITS: [(&str, u32); 4] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
         for (unit, shift) in UNITS {
             let one = 1_u64 << shift;
             if self.0 >= one {
-                let tenths = (u128::from(self.0) * 10) >> shift;
-                return if tenths.is_multiple_of(10) {
-                    write!(f, "{} {unit}", tenths / 10)
-                } else {
-                    write!(f, "{}.{} {unit}", tenths / 10, tenths % 10)
+                let hundredths = (u128::from(self.0) * 100) >> shift;
+                let (whole, part) = (hundredths / 100, hundredths % 100);
+                return match (part, part % 10) {
+                    (0, _) => write!(f, "{whole} {unit}"),
+                    (_, 0) => write!(f, "{whole}.{} {unit}", part / 10),
+                    _ => write!(f, "{whole}.{part:02} {unit}"),
                 };
             }
         }
@@ -127,6 +128,16 @@ pub struct CapacityRange {
     pub required: ByteSize,
     /// At most this much; `None` when the request does not say.
     pub limit: Option<ByteSize>,
+}
+
+impl fmt::Display for CapacityRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at least {} bytes", self.required.bytes())?;
+        match self.limit {
+            Some(limit) => write!(f, " and at most {}", limit.bytes()),
+            None => Ok(()),
+        }
+    }
 }
 
 impl CapacityRange {
@@ -197,7 +208,8 @@ mod tests {
             (1024, "1 KiB"),
             (1536, "1.5 KiB"),
             (1 << 30, "1 GiB"),
-            (u64::MAX, "16777215.9 TiB"),
+            (1120 << 20, "1.09 GiB"),
+            (u64::MAX, "16777215.99 TiB"),
         ] {
             assert_eq!(ByteSize::new(bytes).to_string(), text);
         }
