@@ -130,3 +130,32 @@ fn mkfs_options_are_for_the_filesystem_of_the_capability() {
         check_nothing_left(sandbox, &mut driver);
     });
 }
+
+#[test]
+fn a_filesystem_that_is_mounted_elsewhere_is_never_grown_beneath_its_mount() {
+    privileged(|sandbox| {
+        let mut driver = Driver::start(sandbox);
+        let mut life = Life::new(sandbox, Kind::Ext4, "twice");
+        life.born(&mut driver);
+        life.up(&mut driver);
+        write(life.kind, &life.target, "kept");
+        let second = sandbox.make_dir("second-stage");
+        let capability = life.kind.capability(life.mode);
+        driver.client.stage(&life.id, &second, &capability).unwrap();
+        driver.client.expand(&life.id, life.kind.grown()).unwrap();
+        life.down(&mut driver);
+        // Where a mounted ext4 may not grow, this one waits until it is staged nowhere.
+        life.up(&mut driver);
+        assert_eq!(read(life.kind, &life.target), "kept");
+        life.down(&mut driver);
+        driver.client.unstage(&life.id, &second).unwrap();
+        life.up(&mut driver);
+        assert_eq!(read(life.kind, &life.target), "kept");
+        let stats = driver.client.stats(&life.id, &life.target).unwrap();
+        assert!(u64::try_from(stats[0].total).unwrap() > life.create.bytes);
+        life.down(&mut driver);
+        life.gone(&mut driver);
+        std::fs::remove_dir(second).unwrap();
+        check_nothing_left(sandbox, &mut driver);
+    });
+}
