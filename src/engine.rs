@@ -135,7 +135,7 @@ impl Engine {
         self.pools.reports()
     }
 
-    /// Waits until the trash of every open pool is empty or cannot be emptied. For an orderly stop and for tests.
+    /// Waits until the trash of every open pool is empty or cannot be emptied. For the tests of the layers above; the daemon empties it in the background.
     pub fn drain_trash(&self) {
         self.pools.drain_trash();
     }

@@ -83,6 +83,14 @@ pub struct LoopStatus {
     pub label: String,
 }
 
+impl LoopStatus {
+    /// The device is on that file itself, not on another device.
+    #[must_use]
+    pub fn is_on(&self, file: FileIdentity) -> bool {
+        self.backing == file && self.backing_device.is_none()
+    }
+}
+
 /// Major number of loop devices (Documentation/admin-guide/devices.txt of the kernel).
 pub const LOOP_MAJOR: u32 = 7;
 

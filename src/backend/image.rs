@@ -96,6 +96,6 @@ pub fn identity(dir: &VolumeDir) -> Result<FileIdentity, BackendError> {
 /// The loop devices cannot be read.
 pub fn loops_on(image: FileIdentity, host: &dyn Host) -> Result<Vec<LoopStatus>, BackendError> {
     let mut loops = host.loops()?;
-    loops.retain(|status| status.backing == image && status.backing_device.is_none());
+    loops.retain(|status| status.is_on(image));
     Ok(loops)
 }

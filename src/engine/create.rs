@@ -167,13 +167,7 @@ impl Engine {
         let filled = self.fill(incoming.dir(), spec, plan).map_err(EngineError::from);
         let made = filled.and_then(|()| incoming.commit(&record).map_err(EngineError::from));
         if let Err(error) = made {
-            let error = full(error);
-            return Err(match incoming.abandon(&*self.host) {
-                Ok(()) => error,
-                Err(undo) => {
-                    EngineError::Undo { cause: Box::new(error), undo: super::chain(&undo) }
-                }
-            });
+            return Err(full(error).with_undo(incoming.abandon(&*self.host)));
         }
         Ok(Created { id: record.volume.id(pool.tag()), size: plan.size, existed: false })
     }

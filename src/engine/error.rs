@@ -89,7 +89,7 @@ impl EngineError {
     }
 
     /// Adds the failure of an undo to its cause, if there is one.
-    pub(super) fn with_undo(self, undo: Result<(), HostError>) -> Self {
+    pub(super) fn with_undo(self, undo: Result<(), impl std::error::Error + 'static>) -> Self {
         match undo {
             Ok(()) => self,
             Err(undo) => Self::Undo { cause: Box::new(self), undo: chain(&undo) },

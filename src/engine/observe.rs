@@ -228,9 +228,7 @@ impl Engine {
             Resolved::Loop { filesystem, .. } => {
                 let image = backend::identity(&dir)?;
                 let (loops, others): (Vec<_>, Vec<_>) =
-                    self.host.loops()?.into_iter().partition(|status| {
-                        status.backing == image && status.backing_device.is_none()
-                    });
+                    self.host.loops()?.into_iter().partition(|status| status.is_on(image));
                 let is_view = |status: &LoopStatus| {
                     let below = status.backing_device.and_then(DeviceNumber::loop_number);
                     below.is_some_and(|below| loops.iter().any(|own| own.number == below))

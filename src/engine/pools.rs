@@ -195,7 +195,7 @@ impl Pools {
             Ok(pool) => {
                 let pool = Arc::new(pool);
                 slot.change(State::Ready(Arc::clone(&pool)));
-                if let Err(error) = self.by_tag(&pool.tag()) {
+                if let Some(error) = self.twins(&pool.tag()) {
                     tracing::error!(pool = slot.config.name, %error, "pool is not served");
                 }
                 reaper::wake(&pool, &self.host);
@@ -272,9 +272,20 @@ impl Pools {
     /// All pools that are here now, without those whose identity is not their own.
     pub(super) fn here(&self) -> Vec<Arc<OpenPool>> {
         let open: Vec<_> = self.slots.iter().filter_map(|slot| self.refresh(slot).ok()).collect();
-        let single =
-            |pool: &Arc<OpenPool>| open.iter().filter(|p| p.tag() == pool.tag()).count() == 1;
-        open.iter().filter(|pool| single(pool)).cloned().collect()
+        open.into_iter().filter(|pool| self.twins(&pool.tag()).is_none()).collect()
+    }
+
+    /// Two open pools have that tag, which is one too many to serve either; from memory.
+    fn twins(&self, tag: &PoolTag) -> Option<EngineError> {
+        let open = self.open_ones();
+        let mut found = open.iter().filter(|pool| pool.tag() == *tag);
+        let (one, other) = (found.next()?, found.next()?);
+        Some(EngineError::Away(format!(
+            "the pools {} and {} have the same UUID {}; one is a copy of the other: take it out of the configuration or run `orlop pool new-uuid` on it",
+            one.name,
+            other.name,
+            one.store.uuid()
+        )))
     }
 
     /// The pools that a new volume may go to.
@@ -305,7 +316,7 @@ impl Pools {
     pub(super) fn first_away(&self) -> Option<EngineError> {
         let mut closed = self.slots.iter().filter(|slot| slot.ready().is_none());
         let away = closed.find_map(|slot| self.refresh(slot).err());
-        away.or_else(|| self.open_ones().iter().find_map(|pool| self.by_tag(&pool.tag()).err()))
+        away.or_else(|| self.open_ones().iter().find_map(|pool| self.twins(&pool.tag())))
     }
 
     /// The pool of that tag.
@@ -313,25 +324,17 @@ impl Pools {
     /// # Errors
     /// [`EngineError::Away`]: it is not here. Never "not found": the volume may well exist.
     pub(super) fn by_tag(&self, tag: &PoolTag) -> Result<Arc<OpenPool>, EngineError> {
-        if !self.slots.iter().any(|slot| slot.ready().is_some_and(|pool| pool.tag() == *tag)) {
+        let find =
+            || self.slots.iter().find(|slot| slot.ready().is_some_and(|pool| pool.tag() == *tag));
+        if find().is_none() {
             for slot in self.slots.iter().filter(|slot| slot.ready().is_none()) {
                 let _open_or_away = self.refresh(slot);
             }
         }
-        let mut found = self
-            .slots
-            .iter()
-            .filter_map(|slot| Some((slot, slot.ready()?)))
-            .filter(|(_, pool)| pool.tag() == *tag);
-        match (found.next(), found.next()) {
-            (Some((slot, _)), None) => self.refresh(slot),
-            (Some((_, one)), Some((_, other))) => Err(EngineError::Away(format!(
-                "the pools {} and {} have the same UUID {}; one is a copy of the other: take it out of the configuration or run `orlop pool new-uuid` on it",
-                one.name,
-                other.name,
-                one.store.uuid()
-            ))),
-            (None, _) => Err(EngineError::Away(format!(
+        match (find(), self.twins(tag)) {
+            (_, Some(twins)) => Err(twins),
+            (Some(slot), None) => self.refresh(slot),
+            (None, None) => Err(EngineError::Away(format!(
                 "the pool {tag} is not on this node now; mount its disk, or give the volume up with `orlop volume forget`"
             ))),
         }
@@ -341,9 +344,9 @@ impl Pools {
         let report = |slot: &Slot| {
             let opened = self.refresh(slot).ok();
             let status = match slot.state() {
-                State::Ready(pool) => match self.by_tag(&pool.tag()) {
-                    Ok(_) => PoolStatus::Ready { uuid: pool.store.uuid().clone() },
-                    Err(error) => PoolStatus::Away(chain(&error)),
+                State::Ready(pool) => match self.twins(&pool.tag()) {
+                    None => PoolStatus::Ready { uuid: pool.store.uuid().clone() },
+                    Some(error) => PoolStatus::Away(chain(&error)),
                 },
                 State::Waiting(reason) => PoolStatus::Waiting(reason),
                 State::Away(reason) => PoolStatus::Away(reason),

@@ -39,6 +39,12 @@ impl LinuxHost {
     }
 }
 
+/// A program is where the driver looks for it.
+#[must_use]
+pub fn is_installed(program: &str) -> bool {
+    command::path_of(program).is_some()
+}
+
 impl Default for LinuxHost {
     fn default() -> Self {
         Self::new()

@@ -4,10 +4,7 @@ use std::path::Path;
 
 use super::kind::{Kind, Tool};
 use crate::cli::Failure;
-
-/// Where programs are looked for, as the driver does: the caller's PATH does not count.
-const DIRECTORIES: [&str; 6] =
-    ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin"];
+use crate::host::linux::is_installed;
 
 /// Everything that the kinds need is here.
 ///
@@ -20,7 +17,7 @@ pub(super) fn check(kinds: &[Kind]) -> Result<(), Failure> {
             "it makes mounts and loop devices, so it must run as root: sudo orlop try".to_owned(),
         );
     }
-    let missing = |tool: &Tool| !DIRECTORIES.iter().any(|dir| is_file(dir, tool.program));
+    let missing = |tool: &Tool| !is_installed(tool.program);
     for tool in kinds.iter().filter_map(|kind| kind.tool()).filter(missing) {
         problems.push(format!(
             "{} is not installed: install the package {} (apt-get install {})",
@@ -42,10 +39,6 @@ pub(super) fn check(kinds: &[Kind]) -> Result<(), Failure> {
     } else {
         Err(format!("nothing was started:\n  {}", problems.join("\n  ")).into())
     }
-}
-
-fn is_file(directory: &str, program: &str) -> bool {
-    Path::new(directory).join(program).is_file()
 }
 
 /// The kernel certainly cannot mount it. Where its modules cannot be seen (in a container), a try will tell.

@@ -52,13 +52,21 @@ impl Programs {
     }
 }
 
+/// Where a program is; the caller's PATH does not count.
+pub(super) fn path_of(name: &str) -> Option<PathBuf> {
+    let mut paths = DIRECTORIES.iter().map(|directory| Path::new(directory).join(name));
+    paths.find(|path| path.is_file())
+}
+
 impl Program {
     fn find(name: &'static str, package: &'static str) -> Self {
-        let path = DIRECTORIES
-            .iter()
-            .map(|directory| Path::new(directory).join(name))
-            .find(|path| path.is_file());
-        Self { name, package, path, version: OnceLock::new(), features: OnceLock::new() }
+        Self {
+            name,
+            package,
+            path: path_of(name),
+            version: OnceLock::new(),
+            features: OnceLock::new(),
+        }
     }
 
     fn output(&self, arguments: &[impl AsRef<OsStr>]) -> Result<Output, CommandError> {
