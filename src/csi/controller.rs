@@ -1,6 +1,7 @@
-//! The Controller service: parse, run one job, reply.
+//! The Controller service: each RPC is parsed, run as one job, and answered, in a module for each kind of thing.
 
-use std::collections::HashMap;
+mod volumes;
+
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
@@ -10,14 +11,11 @@ use super::proto::{
     ControllerGetCapabilitiesRequest, ControllerGetCapabilitiesResponse,
     ControllerGetVolumeRequest, ControllerGetVolumeResponse, CreateVolumeRequest,
     CreateVolumeResponse, DeleteVolumeRequest, DeleteVolumeResponse, GetCapacityRequest,
-    GetCapacityResponse, ListVolumesRequest, ListVolumesResponse, Topology,
-    ValidateVolumeCapabilitiesRequest, ValidateVolumeCapabilitiesResponse, Volume,
-    controller_get_volume_response, controller_server, list_volumes_response,
-    validate_volume_capabilities_response::Confirmed,
+    GetCapacityResponse, ListVolumesRequest, ListVolumesResponse,
+    ValidateVolumeCapabilitiesRequest, ValidateVolumeCapabilitiesResponse, controller_server,
 };
-use super::{Features, Jobs, capability, request, rpc};
+use super::{Features, Jobs, capability, rpc};
 use crate::engine::Engine;
-use crate::volume::{ByteSize, VolumeId};
 
 #[derive(Debug)]
 pub(super) struct Controller {
@@ -26,150 +24,48 @@ pub(super) struct Controller {
     pub(super) features: Features,
 }
 
-impl Controller {
-    fn volume(&self, id: &VolumeId, size: ByteSize) -> Volume {
-        Volume {
-            capacity_bytes: size.as_i64(),
-            volume_id: id.to_string(),
-            // The record has all that the node needs; a context could contradict it later.
-            volume_context: HashMap::new(),
-            content_source: None,
-            accessible_topology: vec![Topology {
-                segments: self.engine.topology().clone().into_iter().collect(),
-            }],
-        }
-    }
-}
-
 #[tonic::async_trait]
 impl controller_server::Controller for Controller {
     async fn create_volume(
         &self,
         request: Request<CreateVolumeRequest>,
     ) -> Result<Response<CreateVolumeResponse>, Status> {
-        let request = request.into_inner();
-        rpc::logged("CreateVolume", &request.name, async {
-            let spec = request::create(&request)?;
-            let (engine, key) = (Arc::clone(&self.engine), spec.key.to_string());
-            // A class that names its pool does not wait behind another pool's hung disk.
-            let lane = format!("create in {}", spec.parameters.pool);
-            let created = self.jobs.change(&key, &lane, move || engine.create(&spec)).await?;
-            Ok(CreateVolumeResponse { volume: Some(self.volume(&created.id, created.size)) })
-        })
-        .await
+        self.create(request.into_inner()).await
     }
 
     async fn delete_volume(
         &self,
         request: Request<DeleteVolumeRequest>,
     ) -> Result<Response<DeleteVolumeResponse>, Status> {
-        let request = request.into_inner();
-        rpc::logged("DeleteVolume", &request.volume_id, async {
-            if let Some(id) = request::volume_id_or_unknown(&request.volume_id)? {
-                let (engine, key, lane) =
-                    (Arc::clone(&self.engine), id.key.to_string(), id.pool.to_string());
-                self.jobs.change(&key, &lane, move || engine.delete(&id)).await?;
-            }
-            Ok(DeleteVolumeResponse {})
-        })
-        .await
+        self.delete(request.into_inner()).await
     }
 
     async fn validate_volume_capabilities(
         &self,
         request: Request<ValidateVolumeCapabilitiesRequest>,
     ) -> Result<Response<ValidateVolumeCapabilitiesResponse>, Status> {
-        let request = request.into_inner();
-        rpc::logged("ValidateVolumeCapabilities", &request.volume_id, async {
-            request::any_volume_id(&request.volume_id)?;
-            let capabilities = request::capabilities(&request.volume_capabilities)?;
-            let id = request::volume_id(&request.volume_id)?;
-            let (engine, lane) = (Arc::clone(&self.engine), id.pool.to_string());
-            let refusal =
-                self.jobs.read(&lane, move || engine.validate(&id, &capabilities)).await?;
-            Ok(match refusal {
-                Some(message) => ValidateVolumeCapabilitiesResponse { confirmed: None, message },
-                None => ValidateVolumeCapabilitiesResponse {
-                    confirmed: Some(Confirmed {
-                        volume_context: request.volume_context,
-                        volume_capabilities: request.volume_capabilities,
-                        parameters: request.parameters,
-                        mutable_parameters: request.mutable_parameters,
-                    }),
-                    message: String::new(),
-                },
-            })
-        })
-        .await
+        self.validate(request.into_inner()).await
     }
 
     async fn list_volumes(
         &self,
         request: Request<ListVolumesRequest>,
     ) -> Result<Response<ListVolumesResponse>, Status> {
-        let request = request.into_inner();
-        rpc::logged("ListVolumes", "", async {
-            let most = match u32::try_from(request.max_entries) {
-                Err(_) => return Err(Status::invalid_argument("max_entries is negative")),
-                Ok(0) => u32::MAX,
-                Ok(most) => most,
-            };
-            let after = (!request.starting_token.is_empty())
-                .then(|| request.starting_token.parse::<VolumeId>());
-            let after = after.transpose().map_err(|_foreign| {
-                Status::aborted("starting_token is not from this driver; list again from the start")
-            })?;
-            let engine = Arc::clone(&self.engine);
-            let count = usize::try_from(most).unwrap_or(usize::MAX);
-            let (listed, more) =
-                self.jobs.read("list", move || Ok(engine.list(after.as_ref(), count))).await?;
-            let last = listed.last().map(|volume| volume.id.to_string());
-            let entries = listed.iter().map(|volume| list_volumes_response::Entry {
-                volume: Some(self.volume(&volume.id, volume.size)),
-                status: None,
-            });
-            Ok(ListVolumesResponse {
-                entries: entries.collect(),
-                next_token: last.filter(|_| more).unwrap_or_default(),
-            })
-        })
-        .await
+        self.list(request.into_inner()).await
     }
 
     async fn controller_get_volume(
         &self,
         request: Request<ControllerGetVolumeRequest>,
     ) -> Result<Response<ControllerGetVolumeResponse>, Status> {
-        let request = request.into_inner();
-        rpc::logged("ControllerGetVolume", &request.volume_id, async {
-            let id = request::volume_id(&request.volume_id)?;
-            let (engine, lane, wanted) =
-                (Arc::clone(&self.engine), id.pool.to_string(), id.clone());
-            let volume = self.jobs.read(&lane, move || engine.get(&wanted)).await?;
-            Ok(ControllerGetVolumeResponse {
-                volume: Some(self.volume(&id, volume.size)),
-                status: Some(controller_get_volume_response::VolumeStatus::default()),
-            })
-        })
-        .await
+        self.get(request.into_inner()).await
     }
 
     async fn get_capacity(
         &self,
         request: Request<GetCapacityRequest>,
     ) -> Result<Response<GetCapacityResponse>, Status> {
-        let request = request.into_inner();
-        rpc::logged("GetCapacity", "", async {
-            let query = request::capacity(&request)?;
-            let engine = Arc::clone(&self.engine);
-            let capacity = self.jobs.read("capacity", move || engine.capacity(&query)).await?;
-            Ok(GetCapacityResponse {
-                available_capacity: capacity.available.as_i64(),
-                maximum_volume_size: Some(capacity.maximum.as_i64()),
-                minimum_volume_size: Some(capacity.minimum.as_i64()),
-            })
-        })
-        .await
+        self.capacity(request.into_inner()).await
     }
 
     async fn controller_get_capabilities(
@@ -186,27 +82,6 @@ impl controller_server::Controller for Controller {
         &self,
         request: Request<ControllerExpandVolumeRequest>,
     ) -> Result<Response<ControllerExpandVolumeResponse>, Status> {
-        let request = request.into_inner();
-        rpc::logged("ControllerExpandVolume", &request.volume_id, async {
-            if !self.features.controller_expand {
-                return Err(Status::unimplemented(
-                    "this driver runs with --controller-expand=off; the node expands",
-                ));
-            }
-            request::any_volume_id(&request.volume_id)?;
-            if request.capacity_range.is_none() {
-                return Err(Status::invalid_argument("capacity_range is missing"));
-            }
-            let range = request::capacity_range(request.capacity_range.as_ref())?;
-            let id = request::volume_id(&request.volume_id)?;
-            let (engine, key, lane) =
-                (Arc::clone(&self.engine), id.key.to_string(), id.pool.to_string());
-            let expanded = self.jobs.change(&key, &lane, move || engine.expand(&id, range)).await?;
-            Ok(ControllerExpandVolumeResponse {
-                capacity_bytes: expanded.size.as_i64(),
-                node_expansion_required: expanded.node_expansion_required,
-            })
-        })
-        .await
+        self.expand(request.into_inner()).await
     }
 }
