@@ -146,9 +146,10 @@ impl Engine {
         &self.topology
     }
 
-    /// The volume of an id.
+    /// The volume of an id. Inline volumes have another one for kubelet (see `inline`), and none for the controller.
     fn locate(&self, id: &VolumeId) -> Result<Located, EngineError> {
-        self.find(id)?.ok_or_else(|| EngineError::no_volume(id))
+        let made = self.find(id)?.filter(|located| located.volume().pod.is_none());
+        made.ok_or_else(|| EngineError::no_volume(id))
     }
 
     /// The volume of an id; `None` when its pool is here and has no such volume (or only a successor of that name).

@@ -5,6 +5,7 @@
 
 mod access;
 mod id;
+mod inline;
 mod mkfs;
 mod mount_options;
 mod parameters;
@@ -14,6 +15,7 @@ mod words;
 
 pub use access::{AccessMode, AccessType, VolumeCapability};
 pub use id::{Generation, IdError, Key, PoolTag, PoolUuid, VolumeId};
+pub use inline::{Pod, PodError};
 pub use mkfs::MkfsOption;
 pub use mount_options::{MountAttributes, MountFlagError, MountFlags};
 pub use parameters::{PARAMETERS, ParameterError, ParameterHelp, Parameters, PoolChoice};

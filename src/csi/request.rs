@@ -202,6 +202,7 @@ pub(super) fn create(request: &proto::CreateVolumeRequest) -> Result<CreateSpec,
             };
             terms.iter().map(topology).collect()
         }),
+        pod: None,
     })
 }
 

@@ -9,7 +9,7 @@ use crate::backend::{self, BackendError, ImageSpec};
 use crate::host::{FormatRecipe, PoolFilesystem, RootOwner};
 use crate::store::{Entry, Record, Request, Resolved, Volume};
 use crate::volume::{
-    AccessType, Backend, ByteSize, CreateSpec, Filesystem, Generation, MkfsOption, OnDelete,
+    AccessType, Backend, ByteSize, CreateSpec, Filesystem, Generation, MkfsOption, OnDelete, Pod,
     PoolChoice, Quota, SizeError, VolumeId,
 };
 
@@ -154,6 +154,7 @@ impl Engine {
             resolved: plan.resolved,
             size: plan.size,
             on_delete: spec.parameters.on_delete,
+            pod: spec.pod.clone(),
         });
         let (size, name) = (plan.size, &pool.name);
         let full = |error: EngineError| {
@@ -319,6 +320,13 @@ fn check_same(spec: &CreateSpec, volume: &Volume) -> Result<(), EngineError> {
             "a volume of this name exists with another {field}: it has {has}, the request asks for {asked}; delete it first or use another name"
         )))
     };
+    if volume.pod != spec.pod {
+        let word = |pod: &Option<Pod>| match pod {
+            Some(pod) => format!("{} at {}", pod.uid(), pod.target().display()),
+            None => "none".to_owned(),
+        };
+        return differs("pod or target path", &word(&volume.pod), &word(&spec.pod));
+    }
     if volume.request.capacity != spec.capacity && !spec.capacity.contains(volume.size) {
         let has = format!("{} bytes", volume.size.bytes());
         return differs("capacity_range", &has, &spec.capacity.to_string());

@@ -17,7 +17,7 @@ impl Engine {
     /// At most `count` volumes behind `after`, in the order of pool tags and keys, and whether there are more.
     ///
     /// Volumes whose record is damaged have no id that could be told, and those of a pool that is away cannot be seen;
-    /// both are in the log and in `orlop volume list`.
+    /// both are in the log and in `orlop volume list`. Inline volumes are their pods', not the CO's, and left out.
     #[must_use]
     pub fn list(&self, after: Option<&VolumeId>, count: usize) -> (Vec<Listed>, bool) {
         let mut pools = self.pools.here();
@@ -38,7 +38,7 @@ impl Engine {
                 let Some((last, _)) = page.last() else { break };
                 behind = Some(last.clone());
                 for (key, entry) in page {
-                    if let Entry::Whole { generation, size } = entry {
+                    if let Entry::Whole { generation, size, inline: false } = entry {
                         let id = VolumeId { pool: tag.clone(), key, generation };
                         listed.push(Listed { id, size });
                     }

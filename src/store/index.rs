@@ -3,7 +3,7 @@
 //! Invariant: it says what the directories say, because the pool's lock makes this process the only writer and every
 //! change goes through `pool`. It is a cache: a restart builds it anew.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use crate::volume::{ByteSize, Generation, Key};
@@ -17,6 +17,8 @@ pub enum Entry {
         generation: Generation,
         /// Its size.
         size: ByteSize,
+        /// It is an inline volume: its pod's, not the CO's.
+        inline: bool,
     },
     /// Its record cannot be read.
     Damaged {
@@ -56,6 +58,8 @@ impl Charges {
 #[derive(Debug, Default)]
 pub(super) struct Index {
     volumes: BTreeMap<Key, Entry>,
+    /// Those of them that are inline volumes.
+    inline: BTreeSet<Key>,
     /// By path relative to the pool, e.g. `trash/<key>.<gen>`.
     graves: BTreeMap<String, ByteSize>,
     charges: Charges,
@@ -65,6 +69,9 @@ impl Index {
     pub(super) fn insert(&mut self, key: Key, entry: Entry) {
         self.remove(&key);
         self.charges.volumes = self.charges.volumes.saturating_add(entry.size());
+        if matches!(entry, Entry::Whole { inline: true, .. }) {
+            self.inline.insert(key.clone());
+        }
         self.volumes.insert(key, entry);
     }
 
@@ -72,6 +79,11 @@ impl Index {
         if let Some(old) = self.volumes.remove(key) {
             self.charges.volumes = self.charges.volumes.saturating_sub(old.size());
         }
+        self.inline.remove(key);
+    }
+
+    pub(super) fn inline(&self) -> impl Iterator<Item = &Key> {
+        self.inline.iter()
     }
 
     pub(super) fn get(&self, key: &Key) -> Option<&Entry> {
@@ -111,7 +123,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_sums_are_those_of_the_entries(steps in proptest::collection::vec((0_u8..4, 0_u8..4, 0_u64..1000), 0..60)) {
+        fn the_sums_are_those_of_the_entries(steps in proptest::collection::vec((0_u8..5, 0_u8..4, 0_u64..1000), 0..60)) {
             let mut index = Index::default();
             for (what, name, size) in steps {
                 let key = Key::of_name(&name.to_string());
@@ -119,12 +131,18 @@ mod tests {
                 match what {
                     0 => index.insert(key, Entry::Damaged { reason: String::new(), size }),
                     1 => index.remove(&key),
+                    4 => {
+                        let generation = Generation::from_bits([0; 4]);
+                        index.insert(key, Entry::Whole { generation, size, inline: true });
+                    }
                     2 => index.insert_grave(name.to_string(), size),
                     _ => index.remove_grave(&name.to_string()),
                 }
             }
             let volumes: u64 = index.volumes.values().map(|entry| entry.size().bytes()).sum();
             let graves: u64 = index.graves.values().map(|size| size.bytes()).sum();
+            let is_inline = |key: &&Key| matches!(index.get(key), Some(Entry::Whole { inline: true, .. }));
+            prop_assert!(index.volumes.keys().filter(is_inline).eq(index.inline()));
             prop_assert_eq!(index.charges().volumes.bytes(), volumes);
             prop_assert_eq!(index.charges().total().bytes(), volumes + graves);
         }

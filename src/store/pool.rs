@@ -194,6 +194,12 @@ impl Pool {
         index.after(after).take(count).map(|(key, entry)| (key.clone(), entry.clone())).collect()
     }
 
+    /// The inline volumes.
+    #[must_use]
+    pub fn inline(&self) -> Vec<Key> {
+        self.index().inline().cloned().collect()
+    }
+
     /// What the pool has promised.
     #[must_use]
     pub fn charges(&self) -> Charges {
@@ -365,7 +371,9 @@ fn take_back(from: BorrowedFd<'_>, old: &OsStr, to: BorrowedFd<'_>, new: &OsStr)
 }
 
 fn whole(record: &Record) -> Entry {
-    Entry::Whole { generation: record.volume.generation.clone(), size: record.volume.size }
+    let volume = &record.volume;
+    let inline = volume.pod.is_some();
+    Entry::Whole { generation: volume.generation.clone(), size: volume.size, inline }
 }
 
 pub(super) fn read_record(volume: BorrowedFd<'_>, key: &Key) -> Result<Record, StoreError> {

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::StoreError;
 use crate::volume::{
     Allocation, Backend, ByteSize, CapacityRange, DirectIo, Filesystem, Generation, Key, OnDelete,
-    PoolTag, VolumeId,
+    Pod, PoolTag, VolumeId,
 };
 
 /// The record's file name.
@@ -89,6 +89,8 @@ pub struct Volume {
     pub size: ByteSize,
     /// What becomes of its data.
     pub on_delete: OnDelete,
+    /// The pod that it belongs to, when it is an inline volume.
+    pub pod: Option<Pod>,
 }
 
 impl Volume {
@@ -120,6 +122,8 @@ struct RecordFile {
     request: RequestFile,
     resolved: ResolvedFile,
     current: CurrentFile,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    inline: Option<InlineFile>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -155,6 +159,32 @@ struct ImageFile {
 struct CurrentFile {
     size_bytes: u64,
     on_delete: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct InlineFile {
+    pod_uid: String,
+    pod_namespace: String,
+    pod_name: String,
+    target: String,
+}
+
+impl InlineFile {
+    fn of(pod: &Pod) -> Self {
+        Self {
+            pod_uid: pod.uid().to_owned(),
+            pod_namespace: pod.namespace().to_owned(),
+            pod_name: pod.name().to_owned(),
+            // From a request, so it is text.
+            target: pod.target().to_string_lossy().into_owned(),
+        }
+    }
+
+    fn read(&self) -> Result<Pod, String> {
+        Pod::new(&self.pod_uid, &self.pod_namespace, &self.pod_name, &self.target)
+            .map_err(|e| format!("inline.podUid: {e}"))
+    }
 }
 
 /// A word of the record that is none of the known ones.
@@ -230,6 +260,7 @@ impl RecordFile {
                 size_bytes: volume.size.bytes(),
                 on_delete: volume.on_delete.to_string(),
             },
+            inline: volume.pod.as_ref().map(InlineFile::of),
         }
     }
 
@@ -260,6 +291,7 @@ impl RecordFile {
             size: ByteSize::new(self.current.size_bytes),
             on_delete: OnDelete::from_word(&self.current.on_delete)
                 .ok_or_else(|| unknown("current.onDelete", &self.current.on_delete))?,
+            pod: self.inline.as_ref().map(InlineFile::read).transpose()?,
         })
     }
 }
@@ -366,6 +398,7 @@ pub(crate) mod tests {
             },
             size: ByteSize::gib(1),
             on_delete: OnDelete::Archive,
+            pod: None,
         }
     }
 
@@ -412,8 +445,9 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn records_survive_the_disk(name in "\\PC{0,40}", size in 0_u64..(1 << 62), block: bool, required: u64) {
+        fn records_survive_the_disk(name in "\\PC{0,40}", size in 0_u64..(1 << 62), block: bool, required: u64, inline: bool) {
             let mut volume = sample(&name);
+            volume.pod = inline.then(|| Pod::new("u-1", &name, &name, format!("/pods/u-1/{name}")).unwrap());
             volume.size = ByteSize::new(size);
             volume.request.block = block;
             volume.request.capacity.required = ByteSize::new(required);

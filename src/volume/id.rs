@@ -94,6 +94,12 @@ impl Key {
         digits.truncate(32);
         Self(digits)
     }
+
+    /// The key of an inline volume, whose id kubelet makes. No CO's name has a NUL, so no name has this key.
+    #[must_use]
+    pub fn of_inline(id: &str) -> Self {
+        Self::of_name(&format!("inline\0{id}"))
+    }
 }
 
 impl Generation {
@@ -205,6 +211,7 @@ mod tests {
             assert!(is_hex(key.as_str(), 32), "{name:?} → {key}");
         }
         assert_ne!(Key::of_name("a"), Key::of_name("b"));
+        assert_ne!(Key::of_name("a"), Key::of_inline("a"));
         // SHA-256 of "abc", from FIPS 180-4.
         assert_eq!(Key::of_name("abc").as_str(), "ba7816bf8f01cfea414140de5dae2223");
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{CapacityRange, Key, Parameters, VolumeCapability};
+use super::{CapacityRange, Key, Parameters, Pod, VolumeCapability};
 
 /// One term of a topology: segments that must all hold.
 pub type Topology = BTreeMap<String, String>;
@@ -22,6 +22,8 @@ pub struct CreateSpec {
     pub parameters: Parameters,
     /// Where it must be reachable from; empty when the request does not say.
     pub requisite: Vec<Topology>,
+    /// The pod that it is for, when it is an inline volume.
+    pub pod: Option<Pod>,
 }
 
 impl CreateSpec {

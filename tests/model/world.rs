@@ -65,6 +65,7 @@ fn spec(name: usize, kind: Kind, gib: u64) -> CreateSpec {
         capabilities: vec![capability(kind)],
         parameters,
         requisite: Vec::new(),
+        pod: None,
     }
 }
 
