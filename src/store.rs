@@ -5,14 +5,16 @@
 //!   pool.json              marker: format, pool UUID, name
 //!   incoming/<key>/        being born; wiped at start
 //!   volumes/<key>/         volume.json + data/   (hostpath)   or   volume.json + disk.img   (loop)
-//!   snapshots/<key>/       (later)
+//!   snapshots/<key>/       snapshot.json + data/ or disk.img
+//!   groups/<key>/          group.json + <key>/ of each member, as in snapshots/
 //!   archive/<key>.<gen>/   volumes kept by onDelete: archive
 //!   retained/<key>.<gen>/  volumes kept by onDelete: retain
-//!   trash/<key>.<gen>/     dead; removed in the background and at start
+//!   trash/<key>.<gen>/     dead; removed in the background and at start (s-<key>.<gen>: a snapshot, g-…: a group)
 //! ```
 //!
 //! Invariants:
-//! - **Location is state.** A volume exists when `volumes/<key>` does; one rename makes it and one ends it.
+//! - **Location is state.** A volume exists when `volumes/<key>` does; one rename makes it and one ends it. The same holds
+//!   for a snapshot, and for a group together with all its members.
 //! - Birth: fill `incoming/<key>`, write the record, fsync both, `renameat2(RENAME_NOREPLACE)`, fsync both parents.
 //! - Change: temporary file beside the record, fsync, rename, fsync of the directory.
 //! - An unreadable record makes that one volume damaged. It is listed and reported, never deleted.
@@ -21,22 +23,32 @@
 //!
 //! Must not: touch mounts or loop devices, know gRPC, or remove anything outside `incoming/` and `trash/`.
 
+mod birth;
+mod death;
 mod dir;
+mod directories;
 mod error;
 mod index;
+mod kind;
 mod marker;
 mod pool;
 mod record;
 mod remove;
+mod scan;
+mod snapshot;
 mod state;
 mod view;
 mod volume_dir;
 
+pub use birth::Incoming;
+pub use death::Grave;
 pub use error::StoreError;
-pub use index::{Charges, Entry};
+pub use index::{Charges, Entry, SnapshotEntry};
+pub use kind::Kind;
 pub use marker::{Marker, PoolLook};
-pub use pool::{Grave, Incoming, Pool};
+pub use pool::Pool;
 pub use record::{Record, Request, Resolved, Volume};
+pub use snapshot::{Group, Name, Snapshot, same_source};
 pub use state::{PoolLock, StateDir};
 pub use view::{PoolView, ViewedVolume};
 pub use volume_dir::VolumeDir;

@@ -14,11 +14,11 @@ mod spec;
 mod words;
 
 pub use access::{AccessMode, AccessType, VolumeCapability};
-pub use id::{Generation, IdError, Key, PoolTag, PoolUuid, VolumeId};
+pub use id::{Generation, GroupId, IdError, Key, PoolTag, PoolUuid, SnapshotId, VolumeId};
 pub use inline::{Pod, PodError};
 pub use mkfs::MkfsOption;
 pub use mount_options::{MountAttributes, MountFlagError, MountFlags};
 pub use parameters::{PARAMETERS, ParameterError, ParameterHelp, Parameters, PoolChoice};
 pub use size::{ByteSize, CapacityRange, SizeError};
-pub use spec::{CreateSpec, Topology};
+pub use spec::{CreateSpec, Source, Topology};
 pub use words::{Allocation, Backend, DirectIo, Filesystem, OnDelete, Quota};

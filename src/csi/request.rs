@@ -193,6 +193,7 @@ pub(super) fn create(request: &proto::CreateVolumeRequest) -> Result<CreateSpec,
         capacity: capacity_range(request.capacity_range.as_ref())?,
         capabilities,
         parameters: parameters(&request.parameters)?,
+        source: None,
         requisite: requirement.map_or_else(Vec::new, |requirement| {
             // Without requisite terms the preferred ones are all there is (CSI 1.13, TopologyRequirement).
             let terms = if requirement.requisite.is_empty() {

@@ -7,7 +7,7 @@ use super::pools::random;
 use super::{Engine, EngineError, Located, read};
 use crate::backend::{self, BackendError, ImageSpec};
 use crate::host::{FormatRecipe, PoolFilesystem, RootOwner};
-use crate::store::{Entry, Record, Request, Resolved, Volume};
+use crate::store::{Entry, Kind, Record, Request, Resolved, Volume};
 use crate::volume::{
     AccessType, Backend, ByteSize, CreateSpec, Filesystem, Generation, MkfsOption, OnDelete, Pod,
     PoolChoice, Quota, SizeError, VolumeId,
@@ -164,7 +164,8 @@ impl Engine {
                 ))
             })
         };
-        let incoming = pool.store.begin(&spec.key, &*self.host).map_err(|e| full(e.into()))?;
+        let incoming =
+            pool.store.begin(Kind::Volume, &spec.key, &*self.host).map_err(|e| full(e.into()))?;
         let filled = self.fill(incoming.dir(), spec, plan).map_err(EngineError::from);
         let made = filled.and_then(|()| incoming.commit(&record).map_err(EngineError::from));
         if let Err(error) = made {
@@ -307,6 +308,7 @@ fn request(spec: &CreateSpec) -> Request {
             Backend::Loop => wanted_filesystem(spec).unwrap_or(None),
         },
         parameters: spec.parameters.normalised(),
+        source: spec.source.clone(),
     }
 }
 

@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::sync::Arc;
 
+use super::{Group, Name, Snapshot};
 use crate::volume::{ByteSize, Generation, Key};
 
 /// A volume in short.
@@ -37,11 +39,36 @@ impl Entry {
     }
 }
 
+/// A snapshot in the index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SnapshotEntry {
+    /// Its record was read.
+    Whole(Arc<Snapshot>),
+    /// Its record cannot be read.
+    Damaged {
+        /// Why.
+        reason: String,
+        /// What its data may take, as far as that can be seen.
+        size: ByteSize,
+    },
+}
+
+impl SnapshotEntry {
+    fn charge(&self) -> ByteSize {
+        match self {
+            Self::Whole(snapshot) => snapshot.charge,
+            Self::Damaged { size, .. } => *size,
+        }
+    }
+}
+
 /// What the pool has promised, by reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Charges {
     /// Volumes.
     pub volumes: ByteSize,
+    /// Snapshots, those in groups included.
+    pub snapshots: ByteSize,
     /// Archived, retained and not yet removed ones.
     pub graves: ByteSize,
 }
@@ -50,19 +77,31 @@ impl Charges {
     /// All of it.
     #[must_use]
     pub const fn total(self) -> ByteSize {
-        self.volumes.saturating_add(self.graves)
+        self.volumes.saturating_add(self.snapshots).saturating_add(self.graves)
     }
 }
 
-/// The volumes and graves of one pool.
+/// The volumes, snapshots and graves of one pool.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     volumes: BTreeMap<Key, Entry>,
     /// Those of them that are inline volumes.
     inline: BTreeSet<Key>,
+    snapshots: BTreeMap<Key, SnapshotEntry>,
+    /// The snapshots of each volume that has any.
+    by_source: BTreeMap<Name, BTreeSet<Key>>,
+    groups: BTreeMap<Key, Arc<Group>>,
     /// By path relative to the pool, e.g. `trash/<key>.<gen>`.
     graves: BTreeMap<String, ByteSize>,
     charges: Charges,
+}
+
+fn behind<'a, T>(
+    map: &'a BTreeMap<Key, T>,
+    key: Option<&'a Key>,
+) -> impl Iterator<Item = (&'a Key, &'a T)> {
+    let start = key.map_or(Bound::Unbounded, Bound::Excluded);
+    map.range::<Key, _>((start, Bound::Unbounded))
 }
 
 impl Index {
@@ -90,9 +129,74 @@ impl Index {
         self.volumes.get(key)
     }
 
-    pub(super) fn after(&self, key: Option<&Key>) -> impl Iterator<Item = (&Key, &Entry)> {
-        let start = key.map_or(Bound::Unbounded, Bound::Excluded);
-        self.volumes.range::<Key, _>((start, Bound::Unbounded))
+    pub(super) fn after<'a>(
+        &'a self,
+        key: Option<&'a Key>,
+    ) -> impl Iterator<Item = (&'a Key, &'a Entry)> {
+        behind(&self.volumes, key)
+    }
+
+    pub(super) fn insert_snapshot(&mut self, key: Key, entry: SnapshotEntry) {
+        self.remove_snapshot(&key);
+        self.charges.snapshots = self.charges.snapshots.saturating_add(entry.charge());
+        if let SnapshotEntry::Whole(snapshot) = &entry {
+            self.by_source.entry(snapshot.source.clone()).or_default().insert(key.clone());
+        }
+        self.snapshots.insert(key, entry);
+    }
+
+    pub(super) fn remove_snapshot(&mut self, key: &Key) {
+        let Some(old) = self.snapshots.remove(key) else { return };
+        self.charges.snapshots = self.charges.snapshots.saturating_sub(old.charge());
+        if let SnapshotEntry::Whole(snapshot) = old
+            && let Some(keys) = self.by_source.get_mut(&snapshot.source)
+        {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.by_source.remove(&snapshot.source);
+            }
+        }
+    }
+
+    pub(super) fn snapshot(&self, key: &Key) -> Option<&SnapshotEntry> {
+        self.snapshots.get(key)
+    }
+
+    pub(super) fn snapshots_after<'a>(
+        &'a self,
+        key: Option<&'a Key>,
+    ) -> impl Iterator<Item = (&'a Key, &'a SnapshotEntry)> {
+        behind(&self.snapshots, key)
+    }
+
+    /// The keys of a volume's snapshots behind one of them.
+    pub(super) fn snapshots_of<'a>(
+        &'a self,
+        source: &Name,
+        after: Option<&'a Key>,
+    ) -> impl Iterator<Item = &'a Key> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let keys = self.by_source.get(source).into_iter();
+        keys.flat_map(move |keys| keys.range::<Key, _>((start, Bound::Unbounded)))
+    }
+
+    pub(super) fn insert_group(&mut self, group: Arc<Group>) {
+        self.groups.insert(group.itself.key.clone(), group);
+    }
+
+    /// Takes a group out, with its members; what they were charged.
+    pub(super) fn remove_group(&mut self, key: &Key) -> ByteSize {
+        let before = self.charges.snapshots;
+        if let Some(group) = self.groups.remove(key) {
+            for member in &group.members {
+                self.remove_snapshot(&member.key);
+            }
+        }
+        before.saturating_sub(self.charges.snapshots)
+    }
+
+    pub(super) fn group(&self, key: &Key) -> Option<&Arc<Group>> {
+        self.groups.get(key)
     }
 
     pub(super) fn insert_grave(&mut self, path: String, size: ByteSize) {
@@ -119,32 +223,56 @@ impl Index {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Resolved;
     use proptest::prelude::*;
+
+    fn snapshot(name: &str, source: u8, charge: ByteSize) -> SnapshotEntry {
+        let name_of = |text: &str| Name {
+            key: Key::of_name(text),
+            generation: Generation::from_bits([0; 4]),
+        };
+        SnapshotEntry::Whole(Arc::new(Snapshot {
+            itself: name_of(name),
+            name: name.to_owned(),
+            created: String::new(),
+            source: name_of(&source.to_string()),
+            group: None,
+            resolved: Resolved::Hostpath,
+            size: charge,
+            charge,
+        }))
+    }
 
     proptest! {
         #[test]
-        fn the_sums_are_those_of_the_entries(steps in proptest::collection::vec((0_u8..5, 0_u8..4, 0_u64..1000), 0..60)) {
+        fn the_sums_are_those_of_the_entries(steps in proptest::collection::vec((0_u8..7, 0_u8..4, 0_u64..1000), 0..60)) {
             let mut index = Index::default();
             for (what, name, size) in steps {
                 let key = Key::of_name(&name.to_string());
-                let size = ByteSize::new(size);
+                let bytes = ByteSize::new(size);
                 match what {
-                    0 => index.insert(key, Entry::Damaged { reason: String::new(), size }),
+                    0 => index.insert(key, Entry::Damaged { reason: String::new(), size: bytes }),
                     1 => index.remove(&key),
-                    4 => {
+                    2 => index.insert_grave(name.to_string(), bytes),
+                    3 => index.remove_grave(&name.to_string()),
+                    4 => index.insert_snapshot(key, snapshot(&name.to_string(), u8::from(size % 2 == 0), bytes)),
+                    5 => index.remove_snapshot(&key),
+                    _ => {
                         let generation = Generation::from_bits([0; 4]);
-                        index.insert(key, Entry::Whole { generation, size, inline: true });
+                        index.insert(key, Entry::Whole { generation, size: bytes, inline: true });
                     }
-                    2 => index.insert_grave(name.to_string(), size),
-                    _ => index.remove_grave(&name.to_string()),
                 }
             }
             let volumes: u64 = index.volumes.values().map(|entry| entry.size().bytes()).sum();
             let graves: u64 = index.graves.values().map(|size| size.bytes()).sum();
             let is_inline = |key: &&Key| matches!(index.get(key), Some(Entry::Whole { inline: true, .. }));
             prop_assert!(index.volumes.keys().filter(is_inline).eq(index.inline()));
+            let snapshots: u64 = index.snapshots.values().map(|entry| entry.charge().bytes()).sum();
             prop_assert_eq!(index.charges().volumes.bytes(), volumes);
-            prop_assert_eq!(index.charges().total().bytes(), volumes + graves);
+            prop_assert_eq!(index.charges().snapshots.bytes(), snapshots);
+            prop_assert_eq!(index.charges().total().bytes(), volumes + snapshots + graves);
+            let listed: usize = index.by_source.values().map(BTreeSet::len).sum();
+            prop_assert_eq!(listed, index.snapshots.len());
         }
     }
 }

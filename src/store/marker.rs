@@ -18,8 +18,8 @@ use crate::volume::PoolUuid;
 pub(super) const MARKER: &str = "pool.json";
 
 /// The directories of a pool.
-pub(super) const DIRECTORIES: [&str; 6] =
-    ["incoming", "volumes", "snapshots", "archive", "retained", "trash"];
+pub(super) const DIRECTORIES: [&str; 7] =
+    ["incoming", "volumes", "snapshots", "groups", "archive", "retained", "trash"];
 
 /// What the marker says.
 #[derive(Debug, Clone, PartialEq, Eq)]

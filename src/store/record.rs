@@ -9,16 +9,17 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::StoreError;
+use super::snapshot::readable;
+use super::{Kind, Name, StoreError};
 use crate::volume::{
     Allocation, Backend, ByteSize, CapacityRange, DirectIo, Filesystem, Generation, Key, OnDelete,
-    Pod, PoolTag, VolumeId,
+    Pod, PoolTag, Source, VolumeId,
 };
 
 /// The record's file name.
-pub(super) const RECORD: &str = "volume.json";
+pub(super) const RECORD: &str = Kind::Volume.record();
 /// What this release writes.
-const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 1;
 /// What this release can read: a record asks for a reader of at least its `minReader`.
 pub(super) const READER: u32 = 1;
 
@@ -33,6 +34,8 @@ pub struct Request {
     pub filesystem: Option<Filesystem>,
     /// Its parameters with defaults filled in, without mutable ones.
     pub parameters: BTreeMap<String, String>,
+    /// What it was to begin with; `None` for an empty volume.
+    pub source: Option<Source>,
 }
 
 /// What the request became.
@@ -94,6 +97,12 @@ pub struct Volume {
 }
 
 impl Volume {
+    /// Its name within its pool.
+    #[must_use]
+    pub fn itself(&self) -> Name {
+        Name { key: self.key.clone(), generation: self.generation.clone() }
+    }
+
     /// Its id in the pool with that tag.
     #[must_use]
     pub fn id(&self, pool: PoolTag) -> VolumeId {
@@ -134,11 +143,14 @@ struct RequestFile {
     access: String,
     filesystem: Option<String>,
     parameters: BTreeMap<String, String>,
+    /// The id of a snapshot or volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct ResolvedFile {
+pub(super) struct ResolvedFile {
     backend: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     image: Option<ImageFile>,
@@ -196,8 +208,15 @@ fn filesystem(field: &'static str, word: Option<&str>) -> Result<Option<Filesyst
     word.map(|word| Filesystem::from_word(word).ok_or_else(|| unknown(field, word))).transpose()
 }
 
+fn source(text: &str) -> Result<Source, String> {
+    let snapshot = text.parse().map(Source::Snapshot);
+    snapshot.or_else(|_| text.parse().map(Source::Volume)).map_err(|_foreign| {
+        format!("request.source is {text:?}, which is neither a snapshot's nor a volume's id")
+    })
+}
+
 impl ResolvedFile {
-    fn of(resolved: Resolved) -> Self {
+    pub(super) fn of(resolved: Resolved) -> Self {
         let image = match resolved {
             Resolved::Hostpath => None,
             Resolved::Loop { filesystem, sector, allocation, direct_io } => Some(ImageFile {
@@ -210,7 +229,7 @@ impl ResolvedFile {
         Self { backend: resolved.backend().to_string(), image }
     }
 
-    fn read(&self) -> Result<Resolved, String> {
+    pub(super) fn read(&self) -> Result<Resolved, String> {
         let backend = Backend::from_word(&self.backend)
             .ok_or_else(|| unknown("resolved.backend", &self.backend))?;
         match (backend, &self.image) {
@@ -254,6 +273,10 @@ impl RecordFile {
                 access: if volume.request.block { "block" } else { "mount" }.to_owned(),
                 filesystem: volume.request.filesystem.map(|filesystem| filesystem.to_string()),
                 parameters: volume.request.parameters.clone(),
+                source: volume.request.source.as_ref().map(|source| match source {
+                    Source::Snapshot(id) => id.to_string(),
+                    Source::Volume(id) => id.to_string(),
+                }),
             },
             resolved: ResolvedFile::of(volume.resolved),
             current: CurrentFile {
@@ -286,6 +309,7 @@ impl RecordFile {
                 block,
                 filesystem: filesystem("request.filesystem", self.request.filesystem.as_deref())?,
                 parameters: self.request.parameters,
+                source: self.request.source.as_deref().map(source).transpose()?,
             },
             resolved: self.resolved.read()?,
             size: ByteSize::new(self.current.size_bytes),
@@ -322,17 +346,7 @@ impl Record {
     pub fn parse(key: &Key, content: &[u8]) -> Result<Self, StoreError> {
         let path = std::path::Path::new("volumes").join(key.as_str()).join(RECORD);
         let damaged = |reason: String| StoreError::Damaged { path: path.clone(), reason };
-        let raw: Map<String, Value> =
-            serde_json::from_slice(content).map_err(|e| damaged(e.to_string()))?;
-        let needs = raw.get("minReader").and_then(Value::as_u64);
-        let needs = needs.and_then(|needs| u32::try_from(needs).ok());
-        match needs {
-            None => return Err(damaged("it has no minReader".to_owned())),
-            Some(needs) if needs > READER => {
-                return Err(StoreError::TooNew { path, needs, reader: READER });
-            }
-            Some(_) => {}
-        }
+        let raw = readable(&path, content)?;
         let file: RecordFile = serde_json::from_value(Value::Object(raw.clone()))
             .map_err(|e| damaged(e.to_string()))?;
         let volume = file.read().map_err(damaged)?;
@@ -389,6 +403,7 @@ pub(crate) mod tests {
                 block: false,
                 filesystem: Some(Filesystem::Xfs),
                 parameters: BTreeMap::from([("backend".to_owned(), "loop".to_owned())]),
+                source: None,
             },
             resolved: Resolved::Loop {
                 filesystem: Some(Filesystem::Xfs),

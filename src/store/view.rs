@@ -3,8 +3,9 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use super::death::{Grave, grave_charge};
 use super::marker::{self, Marker};
-use super::pool::{Grave, grave_record, read_record};
+use super::pool::read_record;
 use super::record::Volume;
 use super::{StoreError, dir};
 use crate::volume::{ByteSize, Key, PoolUuid};
@@ -73,8 +74,7 @@ impl PoolView {
         for grave in Grave::ALL {
             let Ok(graves) = dir::open_dir(self.root.as_fd(), grave.directory()) else { continue };
             for name in dir::names(graves.as_fd()).unwrap_or_default() {
-                let size = grave_record(graves.as_fd(), &name).map(|record| record.volume.size);
-                sum = sum.saturating_add(size.unwrap_or_default());
+                sum = sum.saturating_add(grave_charge(graves.as_fd(), &name));
             }
         }
         sum

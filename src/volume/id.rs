@@ -102,6 +102,14 @@ impl Key {
     }
 }
 
+impl Key {
+    /// The key of a member of a group: that of no name, because a CO's names have no NUL.
+    #[must_use]
+    pub fn of_member(group: &str, member: &Self) -> Self {
+        Self::of_name(&format!("{group}\0{member}"))
+    }
+}
+
 impl Generation {
     /// A generation from random bits.
     #[must_use]
@@ -163,40 +171,59 @@ impl FromStr for PoolUuid {
     }
 }
 
-/// The id of a volume: `v-<pool tag>-<key>-<generation>`, 51 bytes.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct VolumeId {
-    /// Where the volume lives.
-    pub pool: PoolTag,
-    /// Its directory.
-    pub key: Key,
-    /// Which of the volumes that ever had this name.
-    pub generation: Generation,
+macro_rules! id_type {
+    ($(#[$doc:meta])* $name:ident, $letter:literal, $expected:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name {
+            /// Where it lives.
+            pub pool: PoolTag,
+            /// Its directory.
+            pub key: Key,
+            /// Which of those that ever had this name.
+            pub generation: Generation,
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}-{}-{}-{}", $letter, self.pool, self.key, self.generation)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                let (pool, key, generation) =
+                    parts($letter, text).ok_or_else(|| IdError::new(text, $expected))?;
+                Ok(Self { pool, key, generation })
+            }
+        }
+    };
 }
 
-impl fmt::Display for VolumeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "v-{}-{}-{}", self.pool, self.key, self.generation)
-    }
+id_type! {
+    /// The id of a volume: `v-<pool tag>-<key>-<generation>`, 51 bytes.
+    VolumeId, "v", "a volume id (v-<pool>-<key>-<generation>)"
+}
+id_type! {
+    /// The id of a snapshot: `s-<pool tag>-<key>-<generation>`, 51 bytes.
+    SnapshotId, "s", "a snapshot id (s-<pool>-<key>-<generation>)"
+}
+id_type! {
+    /// The id of a group of snapshots: `g-<pool tag>-<key>-<generation>`, 51 bytes.
+    GroupId, "g", "a group snapshot id (g-<pool>-<key>-<generation>)"
 }
 
-impl FromStr for VolumeId {
-    type Err = IdError;
-
-    fn from_str(text: &str) -> Result<Self, IdError> {
-        let foreign = || IdError::new(text, "a volume id (v-<pool>-<key>-<generation>)");
-        let mut parts = text.split('-');
-        let (Some("v"), Some(pool), Some(key), Some(generation), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(foreign());
-        };
-        let (Ok(pool), Ok(key), Ok(generation)) = (pool.parse(), key.parse(), generation.parse())
-        else {
-            return Err(foreign());
-        };
-        Ok(Self { pool, key, generation })
+/// The parts of an id that begins with that letter.
+fn parts(letter: &str, text: &str) -> Option<(PoolTag, Key, Generation)> {
+    let mut parts = text.split('-');
+    let (first, pool, key, generation, end) =
+        (parts.next()?, parts.next()?, parts.next()?, parts.next()?, parts.next());
+    if first != letter || end.is_some() {
+        return None;
     }
+    Some((pool.parse().ok()?, key.parse().ok()?, generation.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -234,11 +261,14 @@ mod tests {
             let id: VolumeId = text.parse().unwrap();
             prop_assert_eq!(id.to_string(), text.clone());
             prop_assert!(text.len() <= 128);
+            // An id of one kind is none of another.
+            prop_assert!(text.parse::<SnapshotId>().is_err() && text.parse::<GroupId>().is_err());
         }
 
         #[test]
         fn foreign_ids_are_refused_and_never_panic(text in "\\PC{0,200}") {
             prop_assert!(text.parse::<VolumeId>().is_err());
+            prop_assert!(text.parse::<SnapshotId>().is_err());
         }
     }
 }

@@ -1,11 +1,30 @@
 //! A creation request, understood.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use super::{CapacityRange, Key, Parameters, Pod, VolumeCapability};
+use super::{CapacityRange, Key, Parameters, Pod, SnapshotId, VolumeCapability, VolumeId};
 
 /// One term of a topology: segments that must all hold.
 pub type Topology = BTreeMap<String, String>;
+
+/// What a new volume begins with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A restore.
+    Snapshot(SnapshotId),
+    /// A clone.
+    Volume(VolumeId),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Snapshot(id) => write!(f, "snapshot {id}"),
+            Self::Volume(id) => write!(f, "volume {id}"),
+        }
+    }
+}
 
 /// What a new volume is to be: a CreateVolume request after parsing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,8 +37,10 @@ pub struct CreateSpec {
     pub capacity: CapacityRange,
     /// How it will be used; at least one, all of them mount or all of them block.
     pub capabilities: Vec<VolumeCapability>,
-    /// The StorageClass's parameters.
+    /// The StorageClass's parameters, with the mutable ones of the request over them.
     pub parameters: Parameters,
+    /// What it begins with; `None` for an empty one.
+    pub source: Option<Source>,
     /// Where it must be reachable from; empty when the request does not say.
     pub requisite: Vec<Topology>,
     /// The pod that it is for, when it is an inline volume.

@@ -59,6 +59,7 @@ fn spec(name: usize, kind: Kind, gib: u64) -> CreateSpec {
         ..Parameters::default()
     };
     CreateSpec {
+        source: None,
         key: Key::of_name(&name),
         name,
         capacity: range(gib),

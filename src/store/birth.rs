@@ -1,0 +1,140 @@
+//! Birth: fill `incoming/`, write the record, and one rename that makes it exist.
+
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use super::index::SnapshotEntry;
+use super::pool::{Pool, take_back, whole};
+use super::record::Record;
+use super::remove::{self, Disposal};
+use super::snapshot::{Group, Snapshot};
+use super::volume_dir::VolumeDir;
+use super::{Kind, StoreError, dir};
+use crate::fault;
+use crate::host::Host;
+use crate::volume::Key;
+
+/// Something that is being born in `incoming/`. Dropped without a commit, it is removed by the next [`Pool::begin`] of
+/// its key or the next start.
+#[derive(Debug)]
+pub struct Incoming<'a> {
+    pool: &'a Pool,
+    kind: Kind,
+    key: Key,
+    name: String,
+    dir: VolumeDir,
+}
+
+impl Pool {
+    /// Begins a birth: an empty directory in `incoming/`, whatever a dead run left there.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn begin(
+        &self,
+        kind: Kind,
+        key: &Key,
+        host: &dyn Host,
+    ) -> Result<Incoming<'_>, StoreError> {
+        let incoming = self.directories().incoming.as_fd();
+        let name = format!("{}{key}", kind.prefix());
+        remove::tree(incoming, OsStr::new(&name), Disposal::Remove, host)?;
+        dir::make_dir(incoming, &name)?;
+        fault::point!("store.begin.made").map_err(|e| StoreError::io("begin", &name, e))?;
+        let fd = dir::open_dir(incoming, &name)?;
+        Ok(Incoming { pool: self, kind, key: key.clone(), name, dir: fd.into() })
+    }
+}
+
+impl Incoming<'_> {
+    /// Its directory, to be filled.
+    #[must_use]
+    pub const fn dir(&self) -> &VolumeDir {
+        &self.dir
+    }
+
+    /// A new directory in it for a member of the group.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn member(&self, key: &Key) -> Result<VolumeDir, StoreError> {
+        Ok(self.dir.create_directory(key.as_str())?.into())
+    }
+
+    /// Makes the volume exist. What is in it has been flushed by whoever wrote it.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`], or a system call failed; then the volume does not exist.
+    pub fn commit(&self, record: &Record) -> Result<(), StoreError> {
+        self.make_exist(&record.to_text()?)?;
+        self.pool.index().insert(self.key.clone(), whole(record));
+        self.flush_incoming()
+    }
+
+    /// Makes the snapshot exist. What is in it has been flushed by whoever wrote it.
+    ///
+    /// # Errors
+    /// As [`Incoming::commit`].
+    pub fn commit_snapshot(&self, snapshot: Snapshot) -> Result<Arc<Snapshot>, StoreError> {
+        self.make_exist(&snapshot.to_text()?)?;
+        let snapshot = Arc::new(snapshot);
+        let entry = SnapshotEntry::Whole(Arc::clone(&snapshot));
+        self.pool.index().insert_snapshot(self.key.clone(), entry);
+        self.flush_incoming()?;
+        Ok(snapshot)
+    }
+
+    /// Makes a group and all its members exist, with one rename.
+    ///
+    /// # Errors
+    /// As [`Incoming::commit`].
+    pub fn commit_group(&self, group: Group, members: Vec<Snapshot>) -> Result<(), StoreError> {
+        for member in &members {
+            let key = member.itself.key.as_str();
+            let fd = dir::open_dir(self.dir.as_fd(), key)?;
+            dir::write_file(fd.as_fd(), Kind::Snapshot.record(), &member.to_text()?)?;
+        }
+        self.make_exist(&group.to_text()?)?;
+        let mut index = self.pool.index();
+        for member in members {
+            let key = member.itself.key.clone();
+            index.insert_snapshot(key, SnapshotEntry::Whole(Arc::new(member)));
+        }
+        index.insert_group(Arc::new(group));
+        drop(index);
+        self.flush_incoming()
+    }
+
+    fn make_exist(&self, record: &[u8]) -> Result<(), StoreError> {
+        let directories = self.pool.directories();
+        let (from, to) = (directories.incoming.as_fd(), directories.of(self.kind));
+        let (name, key) = (OsStr::new(&self.name), OsStr::new(self.key.as_str()));
+        let failed = |e: std::io::Error| StoreError::io("commit", name, e);
+        dir::write_file(self.dir.as_fd(), self.kind.record(), record)?;
+        fault::point!("store.commit.written").map_err(failed)?;
+        dir::rename_new(from, name, to, key)?;
+        let flushed = fault::point!("store.commit.renamed")
+            .map_err(failed)
+            .and_then(|()| dir::sync(to, self.kind.directory()));
+        if let Err(error) = flushed {
+            // Not durable, so it must not be seen: a retry would answer OK for it without flushing.
+            take_back(to, key, from, name);
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    fn flush_incoming(&self) -> Result<(), StoreError> {
+        dir::sync(&self.pool.directories().incoming, "incoming")
+    }
+
+    /// Removes what there is of it.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn abandon(self, host: &dyn Host) -> Result<(), StoreError> {
+        let incoming = self.pool.directories().incoming.as_fd();
+        remove::tree(incoming, OsStr::new(&self.name), Disposal::Remove, host)
+    }
+}

@@ -1,0 +1,179 @@
+//! Death: one rename takes a thing out of its place; what is removed is removed later, from `trash/`.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::pool::{Pool, read_record, take_back};
+use super::record::Record;
+use super::remove::{self, Disposal};
+use super::snapshot::{Group, Snapshot};
+use super::{Kind, Name, StoreError, dir};
+use crate::fault;
+use crate::host::Host;
+use crate::volume::{ByteSize, Generation, Key, OnDelete};
+
+/// Where the data of a deleted volume goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grave {
+    /// To be removed.
+    Trash,
+    /// Kept by onDelete: archive.
+    Archive,
+    /// Kept by onDelete: retain.
+    Retained,
+}
+
+impl Grave {
+    /// All of them.
+    pub(super) const ALL: [Self; 3] = [Self::Trash, Self::Archive, Self::Retained];
+
+    /// The directory of the pool.
+    #[must_use]
+    pub const fn directory(self) -> &'static str {
+        match self {
+            Self::Trash => "trash",
+            Self::Archive => "archive",
+            Self::Retained => "retained",
+        }
+    }
+}
+
+impl Pool {
+    /// Takes a volume out of `volumes/`: from then on it does not exist. Answers its name in the grave's directory.
+    ///
+    /// # Errors
+    /// A system call failed; then the volume may or may not be gone, and a repeat finds out.
+    pub fn bury(&self, record: &Record, grave: Grave) -> Result<String, StoreError> {
+        let volume = &record.volume;
+        let name = self.rename_to(Kind::Volume, &volume.itself(), grave)?;
+        let mut index = self.index();
+        index.remove(&volume.key);
+        index.insert_grave(format!("{}/{name}", grave.directory()), volume.size);
+        drop(index);
+        Ok(name)
+    }
+
+    /// Takes a snapshot out of `snapshots/`, to be removed.
+    ///
+    /// # Errors
+    /// As [`Pool::bury`].
+    pub fn bury_snapshot(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
+        let name = self.rename_to(Kind::Snapshot, &snapshot.itself, Grave::Trash)?;
+        let mut index = self.index();
+        index.remove_snapshot(&snapshot.itself.key);
+        index.insert_grave(format!("trash/{name}"), snapshot.charge);
+        drop(index);
+        Ok(())
+    }
+
+    /// Takes a group with all its members out of `groups/`, to be removed.
+    ///
+    /// # Errors
+    /// As [`Pool::bury`].
+    pub fn bury_group(&self, group: &Group) -> Result<(), StoreError> {
+        let name = self.rename_to(Kind::Group, &group.itself, Grave::Trash)?;
+        let mut index = self.index();
+        let charge = index.remove_group(&group.itself.key);
+        index.insert_grave(format!("trash/{name}"), charge);
+        drop(index);
+        Ok(())
+    }
+
+    fn rename_to(&self, kind: Kind, itself: &Name, grave: Grave) -> Result<String, StoreError> {
+        let name = format!("{}{}.{}", kind.prefix(), itself.key, itself.generation);
+        let (from, to) = (self.directories().of(kind), self.directories().grave(grave));
+        fault::point!("store.bury.start").map_err(|e| StoreError::io("bury", &name, e))?;
+        let (key, grave_name) = (OsStr::new(itself.key.as_str()), OsStr::new(&name));
+        dir::rename_new(from, key, to, grave_name)?;
+        let flushed = fault::point!("store.bury.renamed")
+            .map_err(|e| StoreError::io("bury", &name, e))
+            .and_then(|()| dir::sync(to, grave.directory()))
+            .and_then(|()| dir::sync(from, kind.directory()));
+        if let Err(error) = flushed {
+            // Not durable, so it must not be answered for: the repeat does it again.
+            take_back(to, grave_name, from, key);
+            return Err(error);
+        }
+        Ok(name)
+    }
+
+    /// What the driver has put into `trash/`; anything else there is somebody else's and left alone.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn trash(&self) -> Result<Vec<OsString>, StoreError> {
+        let mut names = dir::names(self.directories().grave(Grave::Trash))?;
+        let index = self.index();
+        // One that the index does not know yet is being buried, and may still be taken back.
+        names.retain(|name| {
+            grave_key(name).is_some() && index.has_grave(&format!("trash/{}", name.display()))
+        });
+        drop(index);
+        Ok(names)
+    }
+
+    /// Removes one entry of `trash/`; a volume is overwritten first when its record asks for that, or cannot be read.
+    ///
+    /// # Errors
+    /// Something in it cannot be removed; what is left stays in `trash/`.
+    pub fn dispose(&self, name: &OsStr, host: &dyn Host) -> Result<(), StoreError> {
+        let trash = self.directories().grave(Grave::Trash);
+        let disposal = match grave_key(name) {
+            // No volume that is to be overwritten has snapshots.
+            Some((Kind::Snapshot | Kind::Group, _)) => Disposal::Remove,
+            Some((Kind::Volume, _)) | None => match grave_record(trash, name) {
+                Some(record) if record.volume.on_delete != OnDelete::Wipe => Disposal::Remove,
+                Some(_) | None => Disposal::Overwrite,
+            },
+        };
+        remove::tree(trash, name, disposal, host)?;
+        dir::sync(trash, "trash")?;
+        self.index().remove_grave(&format!("trash/{}", name.to_string_lossy()));
+        Ok(())
+    }
+}
+
+/// Kind and key in the name of a grave, e.g. `<key>.<generation>`; `None` when it is not one of ours.
+fn grave_key(name: &OsStr) -> Option<(Kind, Key)> {
+    let (kind, rest) = Kind::of_name(name.to_str()?);
+    let (key, generation) = rest.split_once('.')?;
+    generation.parse::<Generation>().ok()?;
+    Some((kind, key.parse().ok()?))
+}
+
+/// The record of a volume in a grave; `None` when it cannot be read.
+fn grave_record(parent: BorrowedFd<'_>, name: &OsStr) -> Option<Record> {
+    let fd = dir::open_dir(parent, name).ok()?;
+    let (kind, key) = grave_key(name)?;
+    if kind != Kind::Volume {
+        return None;
+    }
+    read_record(fd.as_fd(), &key).ok()
+}
+
+/// What the thing in a grave was charged; zero when that cannot be read.
+pub(super) fn grave_charge(parent: BorrowedFd<'_>, name: &OsStr) -> ByteSize {
+    let charge = || {
+        let (kind, key) = grave_key(name)?;
+        let fd = dir::open_dir(parent, name).ok()?;
+        match kind {
+            Kind::Volume => grave_record(parent, name).map(|record| record.volume.size),
+            Kind::Snapshot => snapshot_charge(fd.as_fd(), &key),
+            Kind::Group => {
+                let keys = dir::names(fd.as_fd()).ok()?;
+                let keys = keys.iter().filter_map(|name| name.to_str()?.parse::<Key>().ok());
+                let charges = keys.filter_map(|key| {
+                    let member = dir::open_dir(fd.as_fd(), key.as_str()).ok()?;
+                    snapshot_charge(member.as_fd(), &key)
+                });
+                Some(charges.fold(ByteSize::ZERO, ByteSize::saturating_add))
+            }
+        }
+    };
+    charge().unwrap_or_default()
+}
+
+fn snapshot_charge(directory: BorrowedFd<'_>, key: &Key) -> Option<ByteSize> {
+    let content = dir::read_file(directory, Kind::Snapshot.record()).ok()??;
+    Snapshot::parse(key, &content).ok().map(|snapshot| snapshot.charge)
+}

@@ -1,0 +1,111 @@
+//! What is in a pool when it is opened, read from its directories.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::death::{Grave, grave_charge};
+use super::directories::Directories;
+use super::index::{Entry, Index, SnapshotEntry};
+use super::pool::{read_record, whole};
+use super::snapshot::{Group, Snapshot};
+use super::{IMAGE, Kind, StoreError, dir};
+use crate::volume::{ByteSize, Key};
+
+/// Reads every record of a pool. A damaged one is not an error.
+pub(super) fn read(directories: &Directories, pool: &Path) -> Result<Index, StoreError> {
+    let mut index = Index::default();
+    let volumes = directories.of(Kind::Volume);
+    for key in keys(volumes, Kind::Volume, pool)? {
+        index.insert(key.clone(), volume(volumes, &key));
+    }
+    let snapshots = directories.of(Kind::Snapshot);
+    for key in keys(snapshots, Kind::Snapshot, pool)? {
+        index.insert_snapshot(key.clone(), snapshot(snapshots, &key));
+    }
+    let groups = directories.of(Kind::Group);
+    for key in keys(groups, Kind::Group, pool)? {
+        if let Err(error) = group(groups, &key, &mut index) {
+            tracing::error!(pool = %pool.display(), group = %key, %error, "a group of snapshots cannot be read");
+        }
+    }
+    for grave in Grave::ALL {
+        let parent = directories.grave(grave);
+        for name in dir::names(parent)? {
+            let charge = grave_charge(parent, &name);
+            index.insert_grave(format!("{}/{}", grave.directory(), name.display()), charge);
+        }
+    }
+    Ok(index)
+}
+
+/// The keys in a directory; what is none is somebody else's.
+fn keys(directory: BorrowedFd<'_>, kind: Kind, pool: &Path) -> Result<Vec<Key>, StoreError> {
+    let mut keys = Vec::new();
+    for name in dir::names(directory)? {
+        match name.to_str().and_then(|name| name.parse::<Key>().ok()) {
+            Some(key) => keys.push(key),
+            None => {
+                tracing::warn!(pool = %pool.display(), place = kind.directory(), entry = %name.display(), "not ours; left alone");
+            }
+        }
+    }
+    Ok(keys)
+}
+
+/// What the image in a directory may take.
+fn image_size(directory: BorrowedFd<'_>) -> ByteSize {
+    let image = dir::stat(directory, OsStr::new(IMAGE)).ok().flatten();
+    ByteSize::new(image.and_then(|stat| u64::try_from(stat.st_size).ok()).unwrap_or(0))
+}
+
+fn volume(parent: BorrowedFd<'_>, key: &Key) -> Entry {
+    let damaged = |error: &StoreError, size| Entry::Damaged { reason: error.to_string(), size };
+    let fd = match dir::open_dir(parent, key.as_str()) {
+        Ok(fd) => fd,
+        Err(error) => return damaged(&error, ByteSize::ZERO),
+    };
+    match read_record(fd.as_fd(), key) {
+        Ok(record) => whole(&record),
+        Err(error) => damaged(&error, image_size(fd.as_fd())),
+    }
+}
+
+fn snapshot(parent: BorrowedFd<'_>, key: &Key) -> SnapshotEntry {
+    let damaged =
+        |error: &StoreError, size| SnapshotEntry::Damaged { reason: error.to_string(), size };
+    let fd = match dir::open_dir(parent, key.as_str()) {
+        Ok(fd) => fd,
+        Err(error) => return damaged(&error, ByteSize::ZERO),
+    };
+    match read_snapshot(fd.as_fd(), key) {
+        Ok(snapshot) => SnapshotEntry::Whole(Arc::new(snapshot)),
+        Err(error) => damaged(&error, image_size(fd.as_fd())),
+    }
+}
+
+pub(super) fn read_snapshot(directory: BorrowedFd<'_>, key: &Key) -> Result<Snapshot, StoreError> {
+    let content = record(directory, Kind::Snapshot, key)?;
+    Snapshot::parse(key, &content)
+}
+
+fn record(directory: BorrowedFd<'_>, kind: Kind, key: &Key) -> Result<Vec<u8>, StoreError> {
+    dir::read_file(directory, kind.record())?.ok_or_else(|| StoreError::Damaged {
+        path: Path::new(kind.directory()).join(key.as_str()).join(kind.record()),
+        reason: "it is missing".to_owned(),
+    })
+}
+
+/// Reads a group and its members; their directories lie in its own.
+fn group(parent: BorrowedFd<'_>, key: &Key, index: &mut Index) -> Result<(), StoreError> {
+    let fd = dir::open_dir(parent, key.as_str())?;
+    for name in dir::names(fd.as_fd())? {
+        if let Some(member) = name.to_str().and_then(|name| name.parse::<Key>().ok()) {
+            index.insert_snapshot(member.clone(), snapshot(fd.as_fd(), &member));
+        }
+    }
+    let content = record(fd.as_fd(), Kind::Group, key)?;
+    index.insert_group(Arc::new(Group::parse(key, &content)?));
+    Ok(())
+}
