@@ -23,6 +23,7 @@
 //!
 //! Must not: touch mounts or loop devices, know gRPC, or remove anything outside `incoming/` and `trash/`.
 
+mod attachment;
 mod birth;
 mod death;
 mod dir;
@@ -31,6 +32,7 @@ mod error;
 mod index;
 mod kind;
 mod marker;
+mod merge;
 mod pool;
 mod record;
 mod remove;
@@ -40,6 +42,7 @@ mod state;
 mod view;
 mod volume_dir;
 
+pub use attachment::Attachment;
 pub use birth::Incoming;
 pub use death::Grave;
 pub use error::StoreError;

@@ -155,6 +155,7 @@ impl Engine {
             size: plan.size,
             on_delete: spec.parameters.on_delete,
             pod: spec.pod.clone(),
+            attachments: Vec::new(),
         });
         let (size, name) = (plan.size, &pool.name);
         let full = |error: EngineError| {

@@ -11,6 +11,8 @@ pub struct Listed {
     pub id: VolumeId,
     /// Its size.
     pub size: ByteSize,
+    /// The nodes that it is attached to.
+    pub nodes: Vec<String>,
 }
 
 impl Engine {
@@ -38,9 +40,9 @@ impl Engine {
                 let Some((last, _)) = page.last() else { break };
                 behind = Some(last.clone());
                 for (key, entry) in page {
-                    if let Entry::Whole { generation, size, inline: false } = entry {
+                    if let Entry::Whole { generation, size, inline: false, nodes } = entry {
                         let id = VolumeId { pool: tag.clone(), key, generation };
-                        listed.push(Listed { id, size });
+                        listed.push(Listed { id, size, nodes });
                     }
                 }
             }

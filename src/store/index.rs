@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
+use super::attachment::AttachmentCount;
 use super::{Group, Name, Snapshot};
 use crate::volume::{ByteSize, Generation, Key};
 
@@ -21,6 +22,8 @@ pub enum Entry {
         size: ByteSize,
         /// It is an inline volume: its pod's, not the CO's.
         inline: bool,
+        /// The nodes that it is attached to.
+        nodes: Vec<String>,
     },
     /// Its record cannot be read.
     Damaged {
@@ -35,6 +38,13 @@ impl Entry {
     const fn size(&self) -> ByteSize {
         match self {
             Self::Whole { size, .. } | Self::Damaged { size, .. } => *size,
+        }
+    }
+
+    fn nodes(&self) -> &[String] {
+        match self {
+            Self::Whole { nodes, .. } => nodes,
+            Self::Damaged { .. } => &[],
         }
     }
 }
@@ -94,6 +104,7 @@ pub(super) struct Index {
     /// By path relative to the pool, e.g. `trash/<key>.<gen>`.
     graves: BTreeMap<String, ByteSize>,
     charges: Charges,
+    attachments: AttachmentCount,
 }
 
 fn behind<'a, T>(
@@ -111,18 +122,28 @@ impl Index {
         if matches!(entry, Entry::Whole { inline: true, .. }) {
             self.inline.insert(key.clone());
         }
+        for node in entry.nodes() {
+            self.attachments.add(&key, node);
+        }
         self.volumes.insert(key, entry);
     }
 
     pub(super) fn remove(&mut self, key: &Key) {
         if let Some(old) = self.volumes.remove(key) {
             self.charges.volumes = self.charges.volumes.saturating_sub(old.size());
+            for node in old.nodes() {
+                self.attachments.remove(node);
+            }
         }
         self.inline.remove(key);
     }
 
     pub(super) fn inline(&self) -> impl Iterator<Item = &Key> {
         self.inline.iter()
+    }
+
+    pub(super) const fn attachments(&mut self) -> &mut AttachmentCount {
+        &mut self.attachments
     }
 
     pub(super) fn get(&self, key: &Key) -> Option<&Entry> {
@@ -245,11 +266,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_sums_are_those_of_the_entries(steps in proptest::collection::vec((0_u8..7, 0_u8..4, 0_u64..1000), 0..60)) {
+        fn the_sums_are_those_of_the_entries(steps in proptest::collection::vec((0_u8..10, 0_u8..4, 0_u64..1000), 0..60)) {
             let mut index = Index::default();
+            let mut promised = BTreeSet::new();
             for (what, name, size) in steps {
                 let key = Key::of_name(&name.to_string());
                 let bytes = ByteSize::new(size);
+                let whole = |inline: bool, nodes: &[&str]| Entry::Whole {
+                    generation: Generation::from_bits([0; 4]),
+                    size: bytes,
+                    inline,
+                    nodes: nodes.iter().map(|node| (*node).to_owned()).collect(),
+                };
                 match what {
                     0 => index.insert(key, Entry::Damaged { reason: String::new(), size: bytes }),
                     1 => index.remove(&key),
@@ -257,14 +285,26 @@ mod tests {
                     3 => index.remove_grave(&name.to_string()),
                     4 => index.insert_snapshot(key, snapshot(&name.to_string(), u8::from(size % 2 == 0), bytes)),
                     5 => index.remove_snapshot(&key),
-                    _ => {
-                        let generation = Generation::from_bits([0; 4]);
-                        index.insert(key, Entry::Whole { generation, size: bytes, inline: true });
+                    6 => {
+                        promised.remove(&key);
+                        index.insert(key, whole(false, &["n1", "n2"]));
                     }
+                    7 => {
+                        index.attachments().promise(&key, "n1");
+                        promised.insert(key);
+                    }
+                    8 => {
+                        index.attachments().take_back(&key, "n1");
+                        promised.remove(&key);
+                    }
+                    _ => index.insert(key, whole(true, &[])),
                 }
             }
             let volumes: u64 = index.volumes.values().map(|entry| entry.size().bytes()).sum();
             let graves: u64 = index.graves.values().map(|size| size.bytes()).sum();
+            let attached = index.volumes.values().filter(|entry| !entry.nodes().is_empty()).count();
+            prop_assert_eq!(index.attachments().of("n2"), attached);
+            prop_assert_eq!(index.attachments().of("n1"), attached + promised.len());
             let is_inline = |key: &&Key| matches!(index.get(key), Some(Entry::Whole { inline: true, .. }));
             prop_assert!(index.volumes.keys().filter(is_inline).eq(index.inline()));
             let snapshots: u64 = index.snapshots.values().map(|entry| entry.charge().bytes()).sum();

@@ -139,6 +139,23 @@ impl Pool {
         self.index().charges()
     }
 
+    /// How many volumes are attached to a node, or promised to it.
+    #[must_use]
+    pub fn attached(&self, node: &str) -> usize {
+        self.index().attachments().of(node)
+    }
+
+    /// Counts a volume as attached to a node until [`Pool::update`] has written that it is, or until
+    /// [`Pool::take_back_attachment`].
+    pub fn promise_attachment(&self, key: &Key, node: &str) {
+        self.index().attachments().promise(key, node);
+    }
+
+    /// Ends a promise that was not kept.
+    pub fn take_back_attachment(&self, key: &Key, node: &str) {
+        self.index().attachments().take_back(key, node);
+    }
+
     /// Reads a volume's record; `None` when there is no such volume.
     ///
     /// # Errors
@@ -261,8 +278,12 @@ fn lock(path: &Path) -> Result<(Flock<OwnedFd>, Marker), StoreError> {
 
 pub(super) fn whole(record: &Record) -> Entry {
     let volume = &record.volume;
-    let inline = volume.pod.is_some();
-    Entry::Whole { generation: volume.generation.clone(), size: volume.size, inline }
+    Entry::Whole {
+        generation: volume.generation.clone(),
+        size: volume.size,
+        inline: volume.pod.is_some(),
+        nodes: volume.attachments.iter().map(|attachment| attachment.node.clone()).collect(),
+    }
 }
 
 pub(super) fn read_record(volume: BorrowedFd<'_>, key: &Key) -> Result<Record, StoreError> {

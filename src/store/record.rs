@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::attachment::{Attachment, AttachmentFile};
+use super::merge::merge;
 use super::snapshot::readable;
 use super::{Kind, Name, StoreError};
 use crate::volume::{
@@ -94,6 +96,8 @@ pub struct Volume {
     pub on_delete: OnDelete,
     /// The pod that it belongs to, when it is an inline volume.
     pub pod: Option<Pod>,
+    /// The nodes that it is attached to; at most one entry for each.
+    pub attachments: Vec<Attachment>,
 }
 
 impl Volume {
@@ -171,6 +175,8 @@ struct ImageFile {
 struct CurrentFile {
     size_bytes: u64,
     on_delete: String,
+    #[serde(default)]
+    attachments: Vec<AttachmentFile>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -200,7 +206,7 @@ impl InlineFile {
 }
 
 /// A word of the record that is none of the known ones.
-fn unknown(field: &'static str, word: &str) -> String {
+pub(super) fn unknown(field: &'static str, word: &str) -> String {
     format!("{field} is {word:?}, which this release does not know")
 }
 
@@ -282,6 +288,7 @@ impl RecordFile {
             current: CurrentFile {
                 size_bytes: volume.size.bytes(),
                 on_delete: volume.on_delete.to_string(),
+                attachments: volume.attachments.iter().map(AttachmentFile::of).collect(),
             },
             inline: volume.pod.as_ref().map(InlineFile::of),
         }
@@ -316,19 +323,13 @@ impl RecordFile {
             on_delete: OnDelete::from_word(&self.current.on_delete)
                 .ok_or_else(|| unknown("current.onDelete", &self.current.on_delete))?,
             pod: self.inline.as_ref().map(InlineFile::read).transpose()?,
+            attachments: self
+                .current
+                .attachments
+                .into_iter()
+                .map(AttachmentFile::read)
+                .collect::<Result<_, _>>()?,
         })
-    }
-}
-
-/// Puts the known fields over the record that was read; what is not known stays.
-fn merge(over: &mut Map<String, Value>, known: Map<String, Value>) {
-    for (name, value) in known {
-        match (over.get_mut(&name), value) {
-            (Some(Value::Object(old)), Value::Object(new)) => merge(old, new),
-            (_, value) => {
-                over.insert(name, value);
-            }
-        }
     }
 }
 
@@ -414,6 +415,7 @@ pub(crate) mod tests {
             size: ByteSize::gib(1),
             on_delete: OnDelete::Archive,
             pod: None,
+            attachments: Vec::new(),
         }
     }
 
@@ -423,14 +425,16 @@ pub(crate) mod tests {
         let mut value: Value = serde_json::from_slice(&record.to_text().unwrap()).unwrap();
         value["format"] = 7.into();
         value["later"] = "kept".into();
-        value["current"]["attachments"] = serde_json::json!(["n1"]);
+        let attached = |node: &str| serde_json::json!({"node": node, "readOnly": true, "accessMode": "MULTI_NODE_READER_ONLY", "later": node});
+        value["current"]["attachments"] = vec![attached("n1"), attached("n2")].into();
         let text = serde_json::to_vec(&value).unwrap();
         let mut read = Record::parse(&record.volume.key, &text).unwrap();
         read.volume.size = ByteSize::gib(2);
+        read.volume.attachments.retain(|attachment| attachment.node == "n2");
         let written: Value = serde_json::from_slice(&read.to_text().unwrap()).unwrap();
         assert_eq!(written["format"], 7);
         assert_eq!(written["later"], "kept");
-        assert_eq!(written["current"]["attachments"][0], "n1");
+        assert_eq!(written["current"]["attachments"], serde_json::json!([attached("n2")]));
         assert_eq!(written["current"]["sizeBytes"], 1_u64 << 31);
     }
 

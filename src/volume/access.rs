@@ -1,27 +1,38 @@
 //! Access modes and access types, as CSI names them.
 
 use super::MountFlags;
+use super::words::word_enum;
 
-/// Who may use a volume, and how. The names and their meaning are the CSI specification's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum AccessMode {
-    /// One writer; without the capability `SINGLE_NODE_MULTI_WRITER` this is Kubernetes' `ReadWriteOnce`.
-    SingleNodeWriter,
-    /// One reader.
-    SingleNodeReaderOnly,
-    /// Kubernetes' `ReadOnlyMany`.
-    MultiNodeReaderOnly,
-    /// Many readers, one writer.
-    MultiNodeSingleWriter,
-    /// Kubernetes' `ReadWriteMany`.
-    MultiNodeMultiWriter,
-    /// Kubernetes' `ReadWriteOncePod`.
-    SingleNodeSingleWriter,
-    /// Kubernetes' `ReadWriteOnce` with the capability `SINGLE_NODE_MULTI_WRITER`.
-    SingleNodeMultiWriter,
+word_enum! {
+    /// Who may use a volume, and how. The words and their meaning are the CSI specification's.
+    AccessMode {
+        /// One writer; without the capability `SINGLE_NODE_MULTI_WRITER` this is Kubernetes' `ReadWriteOnce`.
+        SingleNodeWriter = "SINGLE_NODE_WRITER",
+        /// One reader.
+        SingleNodeReaderOnly = "SINGLE_NODE_READER_ONLY",
+        /// Kubernetes' `ReadOnlyMany`.
+        MultiNodeReaderOnly = "MULTI_NODE_READER_ONLY",
+        /// Many readers, one writer.
+        MultiNodeSingleWriter = "MULTI_NODE_SINGLE_WRITER",
+        /// Kubernetes' `ReadWriteMany`.
+        MultiNodeMultiWriter = "MULTI_NODE_MULTI_WRITER",
+        /// Kubernetes' `ReadWriteOncePod`.
+        SingleNodeSingleWriter = "SINGLE_NODE_SINGLE_WRITER",
+        /// Kubernetes' `ReadWriteOnce` with the capability `SINGLE_NODE_MULTI_WRITER`.
+        SingleNodeMultiWriter = "SINGLE_NODE_MULTI_WRITER",
+    }
 }
 
 impl AccessMode {
+    /// It may be attached to more than one node.
+    #[must_use]
+    pub const fn is_multi_node(self) -> bool {
+        matches!(
+            self,
+            Self::MultiNodeReaderOnly | Self::MultiNodeSingleWriter | Self::MultiNodeMultiWriter
+        )
+    }
+
     /// Every use is read-only.
     #[must_use]
     pub const fn reads_only(self) -> bool {
