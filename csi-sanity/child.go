@@ -81,7 +81,7 @@ func carryOut(ctx context.Context, o order, v *verdict) {
 	}
 	before := currentMounts()
 	defer removeLeftovers(p.path, before)
-	d, err := startDriver(ctx, o.Driver, o.Directory, p.path)
+	d, err := startDriver(ctx, o.Driver, o.Directory, p.path, driverFlags(o.Configuration)...)
 	if err != nil {
 		problem(err)
 		return
@@ -98,6 +98,14 @@ func carryOut(ctx context.Context, o order, v *verdict) {
 	}
 	problem(d.stop())
 	problem(findPanic(o.Directory))
+}
+
+// driverFlags are what a configuration adds to the quick start.
+func driverFlags(c Configuration) []string {
+	if !c.Attach {
+		return nil
+	}
+	return []string{"--attach", "--max-volumes", fmt.Sprint(attachLimit)}
 }
 
 // examine runs the suite and judges its results.
@@ -125,7 +133,7 @@ func examine(ctx context.Context, o order, p *pool, before []mount, v *verdict) 
 			v.Problems = append(v.Problems, fmt.Sprintf("failed: %s\n%s", result.Name, indent(result.Message)))
 		}
 	}
-	v.Problems = append(v.Problems, judgeSkips(results, skipReasons(allowedSkips))...)
+	v.Problems = append(v.Problems, judgeSkips(results, skipReasons(allowedSkips(o.Configuration)))...)
 	v.Problems = append(v.Problems, judgeStaging(o.Configuration, seen, p.path, before)...)
 }
 

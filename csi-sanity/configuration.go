@@ -27,7 +27,13 @@ type Configuration struct {
 	VolumeFilesystem string
 	// VolumeSize is the size of the volumes, half of which is added when the suite expands them.
 	VolumeSize int64
+	// Attach runs the driver with --attach, and with room for attachLimit volumes.
+	Attach bool
 }
+
+// attachLimit is how many volumes the driver may have attached: few, because the suite fills the
+// node to the last one, and more than a spec attaches otherwise.
+const attachLimit = 8
 
 func hostpath(name, poolFilesystem string) Configuration {
 	return Configuration{
@@ -35,6 +41,7 @@ func hostpath(name, poolFilesystem string) Configuration {
 		PoolFilesystem: poolFilesystem,
 		Parameters:     map[string]string{"backend": "hostpath"},
 		VolumeSize:     gibibyte,
+		Attach:         true,
 	}
 }
 
@@ -45,6 +52,7 @@ func loop(name, poolFilesystem, volumeFilesystem string) Configuration {
 		Parameters:       map[string]string{"backend": "loop", "csi.storage.k8s.io/fstype": volumeFilesystem},
 		VolumeFilesystem: volumeFilesystem,
 		VolumeSize:       gibibyte,
+		Attach:           true,
 	}
 }
 
@@ -64,13 +72,14 @@ func configurations() []Configuration {
 			Parameters:     map[string]string{"backend": "loop"},
 			Block:          true,
 			VolumeSize:     gibibyte,
+			Attach:         true,
 		},
 		hostpath("hostpath/mount on btrfs", "btrfs"),
 		loop("loop/mount ext4 on btrfs", "btrfs", "ext4"),
 		loop("loop/mount ext4 on xfs", "xfs", "ext4"),
 		{
-			// The form of the quick start: no parameters, and no filesystem made for the pool. The
-			// size is small because the machine decides how much room there is.
+			// The form of the quick start: no parameters, no attaching, and no filesystem made for the
+			// pool. The size is small because the machine decides how much room there is.
 			Name:       "hostpath/mount on the machine's own filesystem",
 			VolumeSize: 64 * mebibyte,
 		},

@@ -16,6 +16,9 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 )
 
+// nodeID is the name of the node that the driver runs on.
+const nodeID = "n1"
+
 const (
 	startTimeout = 30 * time.Second
 	stopTimeout  = 30 * time.Second
@@ -36,18 +39,19 @@ func driverLog(dir string) string { return filepath.Join(dir, "driver.log") }
 // startDriver starts the binary the way the quick start does, and waits until it is ready. It has
 // to be called from the thread that lives as long as the driver shall: the kernel ends the driver
 // with it.
-func startDriver(ctx context.Context, binary, dir, poolPath string) (*driver, error) {
+func startDriver(ctx context.Context, binary, dir, poolPath string, flags ...string) (*driver, error) {
 	log, err := os.Create(driverLog(dir))
 	if err != nil {
 		return nil, err
 	}
 	defer log.Close()
-	command := exec.Command(binary, "serve",
+	arguments := append([]string{"serve",
 		"--endpoint", endpoint(dir),
-		"--node-id", "n1",
-		"--pool", "default="+poolPath,
+		"--node-id", nodeID,
+		"--pool", "default=" + poolPath,
 		"--init-pools",
-		"--root-dir", filepath.Join(dir, "root"))
+		"--root-dir", filepath.Join(dir, "root")}, flags...)
+	command := exec.Command(binary, arguments...)
 	command.Stdout, command.Stderr = log, log
 	command.Env = cleanEnvironment(os.Environ())
 	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

@@ -35,12 +35,14 @@ func TestSkipListNames(t *testing.T) {
 		}
 		names[spec.Name] = true
 	}
-	for name, reason := range skipReasons(allowedSkips) {
-		if !names[name] {
-			t.Errorf("the suite has no spec with the name %q", name)
-		}
-		if reason == "" {
-			t.Errorf("no reason is given for %q", name)
+	for _, c := range configurations() {
+		for name, reason := range skipReasons(allowedSkips(c)) {
+			if !names[name] {
+				t.Errorf("the suite has no spec with the name %q", name)
+			}
+			if reason == "" {
+				t.Errorf("no reason is given for %q", name)
+			}
 		}
 	}
 }

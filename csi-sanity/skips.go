@@ -17,9 +17,40 @@ const (
 	node       = "Node Service "
 )
 
-// allowedSkips are the only specs that may be skipped, by their exact names. A spec that starts to
-// run has to leave this list, so the list can only tell the truth.
-var allowedSkips = []skipGroup{
+// allowedSkips are the only specs that a configuration may skip, by their exact names. A spec that
+// starts to run has to leave this list, so the list can only tell the truth.
+func allowedSkips(c Configuration) []skipGroup {
+	if c.Attach {
+		return everywhere
+	}
+	return append(slices.Clone(everywhere), withoutAttach)
+}
+
+// withoutAttach is what a driver that was not started with --attach does not do.
+var withoutAttach = skipGroup{
+	Reason: "The driver runs without --attach here.",
+	Specs: map[string][]string{
+		controller + "ControllerPublishVolume": {
+			"should fail when no node id is provided",
+			"should fail when no volume capability is provided",
+			"should fail when no volume id is provided",
+			"should fail when publishing more volumes than the node max attach limit",
+			"should fail when the node does not exist",
+			"should fail when the volume does not exist",
+			"should fail when the volume is already published but is incompatible",
+		},
+		controller + "ControllerUnpublishVolume": {
+			"should fail when no volume id is provided",
+		},
+		controller + "volume lifecycle": {
+			"should be idempotent",
+			"should work",
+		},
+	},
+}
+
+// everywhere is skipped in every configuration.
+var everywhere = []skipGroup{
 	{
 		Reason: "Orlop does not take snapshots yet.",
 		Specs: map[string][]string{
@@ -105,27 +136,6 @@ var allowedSkips = []skipGroup{
 				"should fail to modify a volume created with a volume attribute class if new mutable parameters are not supported by volume",
 				"should modify a volume created with a volume attribute class",
 				"should modify a volume created without a volume attribute class",
-			},
-		},
-	},
-	{
-		Reason: "A node's own disk is not attached to it: Orlop runs without ControllerPublishVolume here.",
-		Specs: map[string][]string{
-			controller + "ControllerPublishVolume": {
-				"should fail when no node id is provided",
-				"should fail when no volume capability is provided",
-				"should fail when no volume id is provided",
-				"should fail when publishing more volumes than the node max attach limit",
-				"should fail when the node does not exist",
-				"should fail when the volume does not exist",
-				"should fail when the volume is already published but is incompatible",
-			},
-			controller + "ControllerUnpublishVolume": {
-				"should fail when no volume id is provided",
-			},
-			controller + "volume lifecycle": {
-				"should be idempotent",
-				"should work",
 			},
 		},
 	},

@@ -35,6 +35,14 @@ func stageOne(ctx context.Context, c Configuration, dir string) (map[string]int,
 	if err := os.Mkdir(path, 0o700); err != nil {
 		return nil, err
 	}
+	if c.Attach {
+		_, err := controller.ControllerPublishVolume(ctx, &csi.ControllerPublishVolumeRequest{
+			VolumeId: id, NodeId: nodeID, VolumeCapability: capability,
+		})
+		if err != nil {
+			return nil, fmt.Errorf("attach a volume to stage: %w", err)
+		}
+	}
 	_, err = node.NodeStageVolume(ctx, &csi.NodeStageVolumeRequest{
 		VolumeId: id, StagingTargetPath: path, VolumeCapability: capability,
 	})
@@ -45,8 +53,12 @@ func stageOne(ctx context.Context, c Configuration, dir string) (map[string]int,
 		}
 	}
 	_, unstaged := node.NodeUnstageVolume(ctx, &csi.NodeUnstageVolumeRequest{VolumeId: id, StagingTargetPath: path})
+	var detached error
+	if c.Attach {
+		_, detached = controller.ControllerUnpublishVolume(ctx, &csi.ControllerUnpublishVolumeRequest{VolumeId: id, NodeId: nodeID})
+	}
 	_, deleted := controller.DeleteVolume(ctx, &csi.DeleteVolumeRequest{VolumeId: id})
-	return seen, errors.Join(err, unstaged, deleted, os.Remove(path))
+	return seen, errors.Join(err, unstaged, detached, deleted, os.Remove(path))
 }
 
 // capabilityOf asks for what the configuration's volumes are used as.

@@ -96,6 +96,9 @@ func runSuite(ctx context.Context, c Configuration, dir, program string) ([]Spec
 	if c.Block {
 		arguments = append(arguments, "-csi.testvolumeaccesstype=block")
 	}
+	if c.Attach {
+		arguments = append(arguments, "-csi.testnodevolumeattachlimit")
+	}
 	if len(c.Parameters) > 0 {
 		file := filepath.Join(dir, "parameters.yaml")
 		text, err := yaml.Marshal(c.Parameters)

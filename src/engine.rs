@@ -10,6 +10,7 @@
 //! Must not: be async, know gRPC, or write to a pool other than through `store` and `backend`.
 
 mod apply;
+mod attach;
 mod capacity;
 mod create;
 mod delete;
@@ -27,8 +28,9 @@ mod stage;
 mod stats;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+pub use attach::AttachRequest;
 pub use capacity::{Capacity, CapacityQuery};
 pub use create::Created;
 pub use error::{EngineError, chain};
@@ -59,6 +61,12 @@ pub struct EngineConfig {
     pub kubelet_dir: PathBuf,
     /// Where this node is.
     pub topology: Topology,
+    /// The name of this node.
+    pub node_id: String,
+    /// Volumes must be attached to this node before they are used.
+    pub attach: bool,
+    /// At most so many volumes on this node, even where it could have more.
+    pub max_volumes: Option<u32>,
 }
 
 /// All use cases on the pools of one node.
@@ -68,6 +76,11 @@ pub struct Engine {
     pools: Pools,
     state: Arc<StateDir>,
     topology: Topology,
+    node_id: String,
+    attach: bool,
+    max_volumes: Option<u32>,
+    /// Held, for a moment only, while a place for an attachment is looked for and promised.
+    attaching: Mutex<()>,
 }
 
 /// A volume together with the pool that it lives in.
@@ -108,7 +121,16 @@ impl Engine {
     pub fn new(config: EngineConfig, host: Arc<dyn Host>) -> Result<Self, StoreError> {
         let state = Arc::new(StateDir::open(&config.root_dir)?);
         let pools = Pools::new(&config, Arc::clone(&host), Arc::clone(&state));
-        Ok(Self { host, pools, state, topology: config.topology })
+        Ok(Self {
+            host,
+            pools,
+            state,
+            topology: config.topology,
+            node_id: config.node_id,
+            attach: config.attach,
+            max_volumes: config.max_volumes,
+            attaching: Mutex::default(),
+        })
     }
 
     /// Every pool is either open or known to be away; none waits for another process to let go of it.
@@ -159,6 +181,15 @@ impl Engine {
             None => Ok(None),
             Some(Entry::Whole { generation, .. }) if generation != id.generation => Ok(None),
             Some(Entry::Whole { .. } | Entry::Damaged { .. }) => read(pool, id),
+        }
+    }
+
+    /// The same for what ends a volume's life or part of it: one that was given up with `orlop volume forget` is not
+    /// missed while its pool is away.
+    fn find_unless_forgotten(&self, id: &VolumeId) -> Result<Option<Located>, EngineError> {
+        match self.find(id) {
+            Err(EngineError::Away(_)) if self.state.is_forgotten(id)? => Ok(None),
+            found => found,
         }
     }
 

@@ -41,6 +41,12 @@ pub(super) struct ServeArgs {
     /// Whether the controller expands volumes; off where the resizer cannot reach the right node
     #[arg(long, value_name = "on|off", env = "ORLOP_CONTROLLER_EXPAND", default_value = "on")]
     controller_expand: Switch,
+    /// Volumes must be attached to this node (ControllerPublishVolume) before they are used
+    #[arg(long, env = "ORLOP_ATTACH")]
+    attach: bool,
+    /// Let this node have at most so many volumes; without it, what its loop devices and mounts allow
+    #[arg(long, value_name = "N", env = "ORLOP_MAX_VOLUMES", value_parser = clap::value_parser!(u32).range(1..))]
+    max_volumes: Option<u32>,
     /// Kubelet's directory on this node
     #[arg(long, value_name = "DIR", env = "ORLOP_KUBELET_DIR", default_value = "/var/lib/kubelet")]
     kubelet_dir: PathBuf,
@@ -70,6 +76,9 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
         init_pools: args.init_pools,
         kubelet_dir: args.kubelet_dir.clone(),
         topology: topology(&args.driver_name, &args.node_id),
+        node_id: args.node_id.clone(),
+        attach: args.attach,
+        max_volumes: args.max_volumes,
     };
     let host: Arc<dyn Host> = Arc::new(LinuxHost::new());
     report_propagation(&*host, &args.kubelet_dir);

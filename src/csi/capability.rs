@@ -18,7 +18,7 @@ pub struct Features {
 }
 
 /// What the controller can do.
-pub(super) fn controller_rpcs(features: Features) -> Vec<ControllerRpc> {
+pub(super) fn controller_rpcs(features: Features, attach: bool) -> Vec<ControllerRpc> {
     let mut rpcs = vec![
         ControllerRpc::CreateDeleteVolume,
         ControllerRpc::ListVolumes,
@@ -29,6 +29,13 @@ pub(super) fn controller_rpcs(features: Features) -> Vec<ControllerRpc> {
     ];
     if features.controller_expand {
         rpcs.push(ControllerRpc::ExpandVolume);
+    }
+    if attach {
+        rpcs.extend([
+            ControllerRpc::PublishUnpublishVolume,
+            ControllerRpc::PublishReadonly,
+            ControllerRpc::ListVolumesPublishedNodes,
+        ]);
     }
     rpcs
 }
@@ -41,13 +48,13 @@ pub(super) const NODE_RPCS: [NodeRpc; 4] = [
     NodeRpc::SingleNodeMultiWriter,
 ];
 
-pub(super) fn controller(features: Features) -> Vec<ControllerServiceCapability> {
+pub(super) fn controller(features: Features, attach: bool) -> Vec<ControllerServiceCapability> {
     let wrap = |rpc: ControllerRpc| ControllerServiceCapability {
         r#type: Some(controller_service_capability::Type::Rpc(
             controller_service_capability::Rpc { r#type: rpc.into() },
         )),
     };
-    controller_rpcs(features).into_iter().map(wrap).collect()
+    controller_rpcs(features, attach).into_iter().map(wrap).collect()
 }
 
 pub(super) fn node() -> Vec<NodeServiceCapability> {

@@ -1,5 +1,6 @@
 //! The Controller service: each RPC is parsed, run as one job, and answered, in a module for each kind of thing.
 
+mod attach;
 mod volumes;
 
 use std::sync::Arc;
@@ -9,10 +10,12 @@ use tonic::{Request, Response, Status};
 use super::proto::{
     ControllerExpandVolumeRequest, ControllerExpandVolumeResponse,
     ControllerGetCapabilitiesRequest, ControllerGetCapabilitiesResponse,
-    ControllerGetVolumeRequest, ControllerGetVolumeResponse, CreateVolumeRequest,
-    CreateVolumeResponse, DeleteVolumeRequest, DeleteVolumeResponse, GetCapacityRequest,
-    GetCapacityResponse, ListVolumesRequest, ListVolumesResponse,
-    ValidateVolumeCapabilitiesRequest, ValidateVolumeCapabilitiesResponse, controller_server,
+    ControllerGetVolumeRequest, ControllerGetVolumeResponse, ControllerPublishVolumeRequest,
+    ControllerPublishVolumeResponse, ControllerUnpublishVolumeRequest,
+    ControllerUnpublishVolumeResponse, CreateVolumeRequest, CreateVolumeResponse,
+    DeleteVolumeRequest, DeleteVolumeResponse, GetCapacityRequest, GetCapacityResponse,
+    ListVolumesRequest, ListVolumesResponse, ValidateVolumeCapabilitiesRequest,
+    ValidateVolumeCapabilitiesResponse, controller_server,
 };
 use super::{Features, Jobs, capability, rpc};
 use crate::engine::Engine;
@@ -38,6 +41,20 @@ impl controller_server::Controller for Controller {
         request: Request<DeleteVolumeRequest>,
     ) -> Result<Response<DeleteVolumeResponse>, Status> {
         self.delete(request.into_inner()).await
+    }
+
+    async fn controller_publish_volume(
+        &self,
+        request: Request<ControllerPublishVolumeRequest>,
+    ) -> Result<Response<ControllerPublishVolumeResponse>, Status> {
+        self.attach(request.into_inner()).await
+    }
+
+    async fn controller_unpublish_volume(
+        &self,
+        request: Request<ControllerUnpublishVolumeRequest>,
+    ) -> Result<Response<ControllerUnpublishVolumeResponse>, Status> {
+        self.detach(request.into_inner()).await
     }
 
     async fn validate_volume_capabilities(
@@ -73,7 +90,7 @@ impl controller_server::Controller for Controller {
         _request: Request<ControllerGetCapabilitiesRequest>,
     ) -> Result<Response<ControllerGetCapabilitiesResponse>, Status> {
         let reply = ControllerGetCapabilitiesResponse {
-            capabilities: capability::controller(self.features),
+            capabilities: capability::controller(self.features, self.engine.attaches()),
         };
         rpc::logged("ControllerGetCapabilities", "", async { Ok(reply) }).await
     }

@@ -9,13 +9,15 @@ use std::path::PathBuf;
 use tonic::Status;
 
 use super::proto;
-use crate::engine::{CapacityQuery, PublishRequest, StageRequest};
+use crate::engine::{AttachRequest, CapacityQuery, PublishRequest, StageRequest};
 use crate::volume::{
     AccessMode, AccessType, CapacityRange, CreateSpec, Filesystem, Key, MountFlags, Parameters,
     SizeError, Topology, VolumeCapability, VolumeId,
 };
 
 const STRING_LIMIT: usize = 128;
+/// A node's id may be longer than other strings (CSI 1.13, NodeGetInfoResponse).
+const NODE_ID_LIMIT: usize = 256;
 const MAP_LIMIT: usize = 4096;
 const PATH_LIMIT: usize = 4096;
 
@@ -52,6 +54,17 @@ pub(super) fn volume_id_or_unknown(text: &str) -> Result<Option<VolumeId>, Statu
 /// The id of a teardown: it may be of another release or another driver's.
 pub(super) fn any_volume_id(text: &str) -> Result<&str, Status> {
     required("volume_id", text)
+}
+
+/// The id of a node.
+pub(super) fn node_id(text: &str) -> Result<&str, Status> {
+    match text.len() {
+        0 => Err(invalid("node_id is missing")),
+        1..=NODE_ID_LIMIT => Ok(text),
+        length => {
+            Err(invalid(format!("node_id has {length} bytes; at most {NODE_ID_LIMIT} are allowed")))
+        }
+    }
 }
 
 /// A path that must be there.
@@ -225,6 +238,18 @@ pub(super) fn capacity(request: &proto::GetCapacityRequest) -> Result<CapacityQu
     let topology =
         request.accessible_topology.as_ref().map(topology).filter(|term| !term.is_empty());
     Ok(CapacityQuery { parameters, block, topology })
+}
+
+/// A ControllerPublishVolume request.
+pub(super) fn attach(
+    request: &proto::ControllerPublishVolumeRequest,
+) -> Result<AttachRequest, Status> {
+    required("volume_id", &request.volume_id)?;
+    let node = node_id(&request.node_id)?.to_owned();
+    let capability = capability(request.volume_capability.as_ref())?;
+    map("volume_context", &request.volume_context)?;
+    let id = volume_id(&request.volume_id)?;
+    Ok(AttachRequest { id, node, capability, read_only: request.readonly })
 }
 
 /// A NodeStageVolume request.

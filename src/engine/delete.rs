@@ -8,20 +8,12 @@ impl Engine {
     /// Ends a volume, by its `onDelete`. One that does not exist is fine.
     ///
     /// # Errors
-    /// It is in use, its record is damaged, or its pool is away (and it was not given up).
+    /// It is attached or in use, its record is damaged, or its pool is away (and it was not given up).
     pub fn delete(&self, id: &VolumeId) -> Result<(), EngineError> {
-        let located = match self.find(id) {
-            Ok(None) => return Ok(()),
-            Ok(Some(located)) => located,
-            Err(EngineError::Away(reason)) => {
-                return if self.state.is_forgotten(id)? {
-                    Ok(())
-                } else {
-                    Err(EngineError::Away(reason))
-                };
-            }
-            Err(error) => return Err(error),
+        let Some(located) = self.find_unless_forgotten(id)? else {
+            return Ok(());
         };
+        self.refuse_attached(&located)?;
         if let Some(user) = self.user_of(&located)? {
             return Err(EngineError::Precondition(format!(
                 "volume {id} is in use: {user}; unpublish and unstage it first"

@@ -32,6 +32,7 @@ impl Engine {
     pub fn publish(&self, request: &PublishRequest) -> Result<(), EngineError> {
         let located = self.locate(&request.id)?;
         check_capability(located.volume(), &request.capability)?;
+        let attached_read_only = self.is_attached_read_only(&located)?;
         let not_staged = || {
             EngineError::Precondition(format!(
                 "{} is not a staging path; call NodeStageVolume first",
@@ -51,7 +52,9 @@ impl Engine {
             kind: observed.data.kind(),
             staged: self.seen(&observed, &staged_at)?,
             device: staged_device.and_then(|number| Some(loop_seen(observed.device(number)?.0))),
-            attributes: flags.attributes.or_read_only(request.read_only || mode.reads_only()),
+            attributes: flags
+                .attributes
+                .or_read_only(request.read_only || mode.reads_only() || attached_read_only),
             seen: self.seen(&observed, &target)?,
             exclusive: mode.is_exclusive(),
             one_writer: mode.has_one_writer(),

@@ -72,6 +72,8 @@ impl Engine {
     pub fn stage(&self, request: &StageRequest) -> Result<(), EngineError> {
         let located = self.locate(&request.id)?;
         check_capability(located.volume(), &request.capability)?;
+        let read_only =
+            self.is_attached_read_only(&located)? || request.capability.mode.reads_only();
         let staging =
             self.mount_path(&request.staging)?.ok_or_else(|| no_parent(&request.staging))?;
         let observed = self.observe(&located)?;
@@ -88,7 +90,7 @@ impl Engine {
             seen: self.seen(&observed, &path)?,
             path,
             staging,
-            attributes: flags.attributes.or_read_only(request.capability.mode.reads_only()),
+            attributes: flags.attributes.or_read_only(read_only),
             loops,
             // Before a mount it grows only when no other stage has it mounted.
             outgrown: self.is_outgrown(&located)? && (grows_mounted || !observed.is_mounted()),

@@ -17,12 +17,16 @@ pub(crate) const NODE: &str = "n1";
 pub(crate) struct Machine {
     directory: tempfile::TempDir,
     pub(crate) host: FakeHost,
+    /// The driver runs with `--attach`.
+    pub(crate) attach: bool,
+    /// `--max-volumes`
+    pub(crate) max_volumes: Option<u32>,
 }
 
 impl Machine {
     pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        Self { directory, host: FakeHost::new() }
+        Self { directory, host: FakeHost::new(), attach: false, max_volumes: None }
     }
 
     /// A place in the machine's directory, as the mount table would show it.
@@ -59,6 +63,9 @@ impl Machine {
             init_pools: true,
             kubelet_dir: self.path("kubelet"),
             topology: Topology::from([(TOPOLOGY_KEY.to_owned(), NODE.to_owned())]),
+            node_id: NODE.to_owned(),
+            attach: self.attach,
+            max_volumes: self.max_volumes,
         };
         let engine = Engine::new(config, Arc::new(self.host.clone())).unwrap();
         // A thread of the engine before may still be about to let go of a pool.

@@ -174,6 +174,17 @@ async fn exactly_what_works_is_advertised() {
     let staging = driver.machine.path("staging");
     driver.stage(&id, &staging, HOSTPATH.shared()).await.unwrap();
     assert_eq!(driver.node_expand(&id, &staging, range(2 << 30, 0)).await.unwrap(), 2 << 30);
+
+    // Attachments are offered by --attach alone.
+    let mut machine = driver.stop().await;
+    machine.attach = true;
+    let driver = Driver::start_on(machine, &["default"], false).await;
+    controller.extend([
+        ControllerRpc::PublishUnpublishVolume,
+        ControllerRpc::PublishReadonly,
+        ControllerRpc::ListVolumesPublishedNodes,
+    ]);
+    assert_eq!(controller_rpcs(&driver).await, controller);
     driver.stop().await;
 }
 

@@ -1,6 +1,8 @@
 //! The CSI services over a real socket, on the model of the kernel.
 
 #[cfg(test)]
+mod attach;
+#[cfg(test)]
 mod capabilities;
 #[cfg(test)]
 #[path = "../common/mod.rs"]

@@ -110,7 +110,9 @@ impl Controller {
             let last = listed.last().map(|volume| volume.id.to_string());
             let entries = listed.iter().map(|volume| list_volumes_response::Entry {
                 volume: Some(self.volume(&volume.id, volume.size)),
-                status: None,
+                status: self.engine.attaches().then(|| list_volumes_response::VolumeStatus {
+                    published_node_ids: volume.nodes.clone(),
+                }),
             });
             Ok(ListVolumesResponse {
                 entries: entries.collect(),
@@ -129,9 +131,13 @@ impl Controller {
             let (engine, lane, wanted) =
                 (Arc::clone(&self.engine), id.pool.to_string(), id.clone());
             let volume = self.jobs.read(&lane, move || engine.get(&wanted)).await?;
+            let nodes = volume.attachments.into_iter().map(|attachment| attachment.node);
+            let shown = nodes.filter(|_| self.engine.attaches());
             Ok(ControllerGetVolumeResponse {
                 volume: Some(self.volume(&id, volume.size)),
-                status: Some(controller_get_volume_response::VolumeStatus::default()),
+                status: Some(controller_get_volume_response::VolumeStatus {
+                    published_node_ids: shown.collect(),
+                }),
             })
         })
         .await

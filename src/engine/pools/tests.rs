@@ -18,6 +18,9 @@ fn pools(home: &Path, names: &[&str], init: bool) -> Pools {
         init_pools: init,
         kubelet_dir: home.join("kubelet"),
         topology: Topology::new(),
+        node_id: "n1".to_owned(),
+        attach: false,
+        max_volumes: None,
     };
     let state = Arc::new(StateDir::open(&config.root_dir).unwrap());
     let pools = Pools::new(&config, Arc::new(FakeHost::new()), state);
