@@ -15,8 +15,9 @@ mod request;
 mod rpc;
 mod server;
 mod status;
+mod sweep;
 
 pub use capability::Features;
 pub use jobs::Jobs;
-pub use server::{Endpoint, EndpointError, Listener, ServerConfig, serve};
+pub use server::{Endpoint, EndpointError, Listener, RETRY, ServerConfig, serve};
 pub use status::{CODES, CodeHelp, code_of};

@@ -16,6 +16,7 @@ mod create;
 mod delete;
 mod error;
 mod expand;
+mod inline;
 mod list;
 mod observe;
 pub mod offline;
@@ -35,6 +36,7 @@ pub use capacity::{Capacity, CapacityQuery};
 pub use create::Created;
 pub use error::{EngineError, chain};
 pub use expand::Expanded;
+pub use inline::InlineRequest;
 pub use list::Listed;
 pub use open_pool::Reserve;
 pub use pools::{PoolConfig, PoolReport, PoolStatus};
@@ -57,7 +59,8 @@ pub struct EngineConfig {
     pub pools: Vec<PoolConfig>,
     /// Empty or absent directories become pools.
     pub init_pools: bool,
-    /// Kubelet's directory: a pool on its filesystem keeps a larger reserve.
+    /// Kubelet's directory: a pool on its filesystem keeps a larger reserve, and inline volumes whose pod has no directory
+    /// in it are swept.
     pub kubelet_dir: PathBuf,
     /// Where this node is.
     pub topology: Topology,
@@ -75,6 +78,7 @@ pub struct Engine {
     host: Arc<dyn Host>,
     pools: Pools,
     state: Arc<StateDir>,
+    kubelet_dir: PathBuf,
     topology: Topology,
     node_id: String,
     attach: bool,
@@ -125,6 +129,7 @@ impl Engine {
             host,
             pools,
             state,
+            kubelet_dir: config.kubelet_dir,
             topology: config.topology,
             node_id: config.node_id,
             attach: config.attach,

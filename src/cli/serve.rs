@@ -87,6 +87,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
         driver_name: args.driver_name.clone(),
         node_id: args.node_id.clone(),
         features: Features { controller_expand: args.controller_expand == Switch::On },
+        retry: csi::RETRY,
     };
     // Two workers are plenty: all work is in blocking jobs, which are bounded per pool.
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -9,6 +9,7 @@ use super::Failure;
 use super::config::{ListArgs, PoolArgs};
 use super::table::{self, Output};
 use crate::engine::offline::{self, VolumeLine};
+use crate::store::Volume;
 use crate::volume::VolumeId;
 
 #[derive(Debug, Subcommand)]
@@ -52,6 +53,17 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
     }
 }
 
+/// An inline volume says whose it is: Kubernetes has no object for it.
+fn state(volume: &Volume) -> String {
+    match &volume.pod {
+        Some(pod) => {
+            let pod = format!("{}/{}", pod.namespace(), pod.name());
+            format!("ready, inline volume of pod {}", pod.escape_default())
+        }
+        None => "ready".to_owned(),
+    }
+}
+
 fn print(output: Output, volumes: &[VolumeLine]) -> Result<(), Failure> {
     if output == Output::Json {
         let volumes = volumes.iter().map(|volume| match &volume.record {
@@ -64,6 +76,12 @@ fn print(output: Output, volumes: &[VolumeLine]) -> Result<(), Failure> {
                 "sizeBytes": record.size.bytes(),
                 "created": record.created,
                 "onDelete": record.on_delete.as_str(),
+                "inline": record.pod.as_ref().map(|pod| json!({
+                    "podUid": pod.uid(),
+                    "podNamespace": pod.namespace(),
+                    "podName": pod.name(),
+                    "target": pod.target(),
+                })),
             }),
             Err(reason) => json!({
                 "key": volume.key.as_str(),
@@ -83,7 +101,7 @@ fn print(output: Output, volumes: &[VolumeLine]) -> Result<(), Failure> {
                 volume.pool.clone(),
                 record.resolved.backend().to_string(),
                 record.size.to_string(),
-                "ready".to_owned(),
+                state(record),
             ],
             Err(reason) => vec![
                 volume.key.to_string(),

@@ -14,7 +14,7 @@ use super::proto::{
 };
 use super::{Jobs, capability, request, rpc};
 use crate::engine::{self, Engine};
-use crate::volume::VolumeId;
+use crate::volume::{Key, VolumeId};
 
 #[derive(Debug)]
 pub(super) struct Node {
@@ -23,12 +23,13 @@ pub(super) struct Node {
     pub(super) name: String,
 }
 
-/// What a teardown locks: the volume's key, like every other job on it, or the whole of an id that is not ours.
-fn key_and_lane(id: &str) -> (String, String) {
-    match id.parse::<VolumeId>() {
-        Ok(id) => (id.key.to_string(), id.pool.to_string()),
-        Err(_) => (id.to_owned(), String::new()),
+/// What a call locks whose id may not be ours, and its pool. An id that kubelet made is an inline volume's, or nobody's.
+fn key_and_lane(id: &str, engine: &Engine) -> (String, String) {
+    if let Ok(id) = id.parse::<VolumeId>() {
+        return (id.key.to_string(), id.pool.to_string());
     }
+    let pool = engine.inline_pool(id);
+    (Key::of_inline(id).to_string(), pool.map_or_else(String::new, |pool| pool.to_string()))
 }
 
 fn usage(unit: Unit, usage: engine::Usage) -> VolumeUsage {
@@ -79,7 +80,7 @@ impl node_server::Node for Node {
         rpc::logged("NodeUnstageVolume", &request.volume_id, async {
             let id = request::any_volume_id(&request.volume_id)?.to_owned();
             let path = request::path("staging_target_path", &request.staging_target_path)?;
-            let (engine, (key, lane)) = (Arc::clone(&self.engine), key_and_lane(&id));
+            let (engine, (key, lane)) = (Arc::clone(&self.engine), key_and_lane(&id, &self.engine));
             self.jobs.change(&key, &lane, move || engine.unstage(&id, &path)).await?;
             Ok(NodeUnstageVolumeResponse {})
         })
@@ -92,8 +93,14 @@ impl node_server::Node for Node {
     ) -> Result<Response<NodePublishVolumeResponse>, Status> {
         let request = request.into_inner();
         rpc::logged("NodePublishVolume", &request.volume_id, async {
-            let publish = request::publish(&request)?;
             let engine = Arc::clone(&self.engine);
+            if let Some(inline) = request::inline(&request)? {
+                let lane = format!("create in {}", inline.spec.parameters.pool);
+                let key = inline.spec.key.to_string();
+                self.jobs.change(&key, &lane, move || engine.publish_inline(&inline)).await?;
+                return Ok(NodePublishVolumeResponse {});
+            }
+            let publish = request::publish(&request)?;
             let (key, lane) = (publish.id.key.to_string(), publish.id.pool.to_string());
             self.jobs.change(&key, &lane, move || engine.publish(&publish)).await?;
             Ok(NodePublishVolumeResponse {})
@@ -107,10 +114,14 @@ impl node_server::Node for Node {
     ) -> Result<Response<NodeUnpublishVolumeResponse>, Status> {
         let request = request.into_inner();
         rpc::logged("NodeUnpublishVolume", &request.volume_id, async {
-            let id = request::any_volume_id(&request.volume_id)?;
+            let id = request::any_volume_id(&request.volume_id)?.to_owned();
             let path = request::path("target_path", &request.target_path)?;
-            let (engine, (key, lane)) = (Arc::clone(&self.engine), key_and_lane(id));
-            self.jobs.change(&key, &lane, move || engine.unpublish(&path)).await?;
+            let (engine, (key, lane)) = (Arc::clone(&self.engine), key_and_lane(&id, &self.engine));
+            let unpublish = move || match id.parse::<VolumeId>() {
+                Ok(_) => engine.unpublish(&path),
+                Err(_) => engine.unpublish_inline(&id, &path),
+            };
+            self.jobs.change(&key, &lane, unpublish).await?;
             Ok(NodeUnpublishVolumeResponse {})
         })
         .await
@@ -122,11 +133,14 @@ impl node_server::Node for Node {
     ) -> Result<Response<NodeGetVolumeStatsResponse>, Status> {
         let request = request.into_inner();
         rpc::logged("NodeGetVolumeStats", &request.volume_id, async {
-            request::any_volume_id(&request.volume_id)?;
+            let id = request::any_volume_id(&request.volume_id)?.to_owned();
             let path = request::path("volume_path", &request.volume_path)?;
-            let id = request::volume_id(&request.volume_id)?;
-            let (engine, lane) = (Arc::clone(&self.engine), id.pool.to_string());
-            let usage = self.jobs.read(&lane, move || engine.stats(&id, &path)).await?;
+            let (engine, (_, lane)) = (Arc::clone(&self.engine), key_and_lane(&id, &self.engine));
+            let stats = move || match id.parse::<VolumeId>() {
+                Ok(id) => engine.stats(&id, &path),
+                Err(_) => engine.stats_inline(&id, &path),
+            };
+            let usage = self.jobs.read(&lane, stats).await?;
             Ok(NodeGetVolumeStatsResponse { usage: usages(usage) })
         })
         .await

@@ -3,10 +3,14 @@
 //!
 //! Limits are those of CSI 1.13 ("Size Limits"): strings 128 bytes, maps 4 KiB; paths as long as Linux allows.
 
+mod inline;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use tonic::Status;
+
+pub(super) use inline::inline;
 
 use super::proto;
 use crate::engine::{AttachRequest, CapacityQuery, PublishRequest, StageRequest};
@@ -266,7 +270,7 @@ pub(super) fn publish(request: &proto::NodePublishVolumeRequest) -> Result<Publi
     required("volume_id", &request.volume_id)?;
     let target = path("target_path", &request.target_path)?;
     let capability = capability(request.volume_capability.as_ref())?;
-    let id = volume_id(&request.volume_id)?;
+    let id = volume_id(&request.volume_id).map_err(|status| inline::hint(request, status))?;
     if request.staging_target_path.is_empty() {
         // CSI 1.13, NodePublishVolume errors: FAILED_PRECONDITION when the staging path is needed and not set.
         return Err(Status::failed_precondition(

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use nix::sys::stat::{Mode, umask};
 use tokio::net::UnixListener;
+use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
@@ -22,11 +23,11 @@ use super::proto::{
     controller_server, group_controller_server, identity_server, node_server,
     snapshot_metadata_server,
 };
-use super::{Features, Jobs};
+use super::{Features, Jobs, sweep};
 use crate::engine::Engine;
 
-/// Time between two looks at a pool that is away, or at trash that could not be emptied.
-const RETRY: Duration = Duration::from_secs(10);
+/// Time between two looks at a pool: one that is away, trash that could not be emptied, inline volumes without a pod.
+pub const RETRY: Duration = Duration::from_secs(10);
 
 /// After a stop, and after the last job: time for the last replies to reach their clients.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -172,6 +173,8 @@ pub struct ServerConfig {
     pub node_id: String,
     /// What is turned on.
     pub features: Features,
+    /// Time between two looks at a pool; [`RETRY`] but for tests.
+    pub retry: Duration,
 }
 
 /// Serves until `stop` ends, then lets running jobs finish.
@@ -189,8 +192,13 @@ pub async fn serve(
         |source| EndpointError::Io { operation: "listen at", path: file.path.clone(), source };
     let incoming = UnixListenerStream::new(UnixListener::from_std(socket).map_err(failed)?);
     let jobs = Arc::new(Jobs::default());
-    let watchers: Vec<_> =
-        engine.pool_names().into_iter().map(|name| watch_pool(Arc::clone(&engine), name)).collect();
+    let watchers: Vec<_> = engine
+        .pool_names()
+        .into_iter()
+        .map(|name| {
+            tokio::spawn(watch_pool(Arc::clone(&engine), Arc::clone(&jobs), name, config.retry))
+        })
+        .collect();
     let identity = Identity { driver_name: config.driver_name, engine: Arc::clone(&engine) };
     let controller = Controller {
         engine: Arc::clone(&engine),
@@ -231,18 +239,18 @@ pub async fn serve(
 }
 
 /// Opens a pool now and looks at it again from time to time. One task each: a hung disk holds up only its own pool.
-fn watch_pool(engine: Arc<Engine>, name: String) -> tokio::task::JoinHandle<()> {
-    tokio::spawn(async move {
-        let mut tick = tokio::time::interval(RETRY);
-        loop {
-            tick.tick().await;
-            let (engine, name) = (Arc::clone(&engine), name.clone());
-            if let Err(panic) = tokio::task::spawn_blocking(move || engine.retry_pool(&name)).await
-            {
-                tracing::error!(%panic, "looking at a pool panicked; this is a bug of orlop");
-            }
+async fn watch_pool(engine: Arc<Engine>, jobs: Arc<Jobs>, name: String, retry: Duration) {
+    let mut tick = tokio::time::interval(retry);
+    // Two scans are never closer than that, also behind one that took long.
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let (opener, pool) = (Arc::clone(&engine), name.clone());
+        if let Err(panic) = tokio::task::spawn_blocking(move || opener.retry_pool(&pool)).await {
+            tracing::error!(%panic, "looking at a pool panicked; this is a bug of orlop");
         }
-    })
+        sweep::sweep(&engine, &jobs, &name).await;
+    }
 }
 
 #[cfg(test)]

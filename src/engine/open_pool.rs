@@ -1,9 +1,10 @@
 //! A pool that is open for writing, with all that several use cases share of it.
 
+use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::store::{Pool, PoolLock};
-use crate::volume::{ByteSize, PoolTag};
+use crate::volume::{ByteSize, PoolTag, VolumeId};
 
 /// What volumes may never take of a pool's filesystem.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -38,6 +39,8 @@ pub(super) struct OpenPool {
     /// Promised to requests that have not ended.
     pub(super) in_flight: Mutex<ByteSize>,
     pub(super) reaper: Turns,
+    /// Inline volumes whose pod was absent in the last scan.
+    pub(super) orphans: Mutex<BTreeSet<VolumeId>>,
     /// Held for as long as the pool is open.
     #[expect(dead_code, reason = "what counts is that it is held")]
     pub(super) lock: PoolLock,

@@ -76,15 +76,25 @@ impl Engine {
             self.is_attached_read_only(&located)? || request.capability.mode.reads_only();
         let staging =
             self.mount_path(&request.staging)?.ok_or_else(|| no_parent(&request.staging))?;
-        let observed = self.observe(&located)?;
-        let flags = flags(&request.capability);
+        self.show(&located, staging, &flags(&request.capability), read_only)
+    }
+
+    /// Makes a volume's data appear: binds its directory, mounts its filesystem, or attaches its device.
+    pub(super) fn show(
+        &self,
+        located: &Located,
+        staging: PathBuf,
+        flags: &MountFlags,
+        read_only: bool,
+    ) -> Result<(), EngineError> {
+        let observed = self.observe(located)?;
         let block = located.volume().resolved.is_block();
         let path = if block { staging.join(DEVICE) } else { staging.clone() };
         let loops = match &observed.data {
             Data::Directory { .. } => Vec::new(),
             Data::Image { loops, .. } => loops.iter().map(loop_seen).collect(),
         };
-        let grows_mounted = self.grows_mounted(&located);
+        let grows_mounted = self.grows_mounted(located);
         let view = StageView {
             kind: observed.data.kind(),
             seen: self.seen(&observed, &path)?,
@@ -93,16 +103,12 @@ impl Engine {
             attributes: flags.attributes.or_read_only(read_only),
             loops,
             // Before a mount it grows only when no other stage has it mounted.
-            outgrown: self.is_outgrown(&located)? && (grows_mounted || !observed.is_mounted()),
+            outgrown: self.is_outgrown(located)? && (grows_mounted || !observed.is_mounted()),
             grows_mounted,
         };
         let steps = plan::stage(&view).map_err(refusal)?;
-        let target = Target {
-            located: &located,
-            data: &observed.data,
-            staged: None,
-            options: &flags.options,
-        };
+        let target =
+            Target { located, data: &observed.data, staged: None, options: &flags.options };
         self.apply(&target, &steps)
     }
 

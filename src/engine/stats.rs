@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::observe::MountedAs;
-use super::{Engine, EngineError};
+use super::{Engine, EngineError, Located};
 use crate::host::Space;
 use crate::volume::{ByteSize, VolumeId};
 
@@ -56,8 +56,11 @@ impl Engine {
     /// # Errors
     /// The path is not one of the volume's mounts.
     pub fn stats(&self, id: &VolumeId, path: &Path) -> Result<VolumeUsage, EngineError> {
-        let located = self.locate(id)?;
-        match self.mounted_as(&located, path)? {
+        self.usage(&self.locate(id)?, path)
+    }
+
+    pub(super) fn usage(&self, located: &Located, path: &Path) -> Result<VolumeUsage, EngineError> {
+        match self.mounted_as(located, path)? {
             MountedAs::Directory => Ok(mounted(self.host.space_at(path)?)),
             MountedAs::Filesystem { mount_point, .. } => {
                 Ok(mounted(self.host.space_at(&mount_point)?))

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use orlop::csi::proto::controller_client::ControllerClient;
@@ -131,10 +132,24 @@ impl Driver {
         Self::start_on(Machine::new(), &["default"], true).await
     }
 
+    /// A driver with one pool that it looks at as often as that.
+    pub(crate) async fn start_with(machine: Machine, retry: Duration) -> Self {
+        Self::start_as(machine, &["default"], true, retry).await
+    }
+
     pub(crate) async fn start_on(
         machine: Machine,
         pools: &[&str],
         controller_expand: bool,
+    ) -> Self {
+        Self::start_as(machine, pools, controller_expand, csi::RETRY).await
+    }
+
+    async fn start_as(
+        machine: Machine,
+        pools: &[&str],
+        controller_expand: bool,
+        retry: Duration,
     ) -> Self {
         logs::capture();
         let engine = machine.engine(pools);
@@ -145,6 +160,7 @@ impl Driver {
             driver_name: "orlop.csi.local".to_owned(),
             node_id: NODE.to_owned(),
             features: Features { controller_expand },
+            retry,
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let until = async move {

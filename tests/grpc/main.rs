@@ -12,6 +12,8 @@ mod concurrency;
 #[cfg(test)]
 mod driver;
 #[cfg(test)]
+mod inline;
+#[cfg(test)]
 mod input_controller;
 #[cfg(test)]
 mod input_node;

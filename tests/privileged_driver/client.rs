@@ -158,6 +158,10 @@ impl Client {
         self.runtime.block_on(self.node().node_publish_volume(request)).map(drop)
     }
 
+    pub(crate) fn publish_inline(&self, request: &NodePublishVolumeRequest) -> Result<(), Status> {
+        self.runtime.block_on(self.node().node_publish_volume(request.clone())).map(drop)
+    }
+
     pub(crate) fn unpublish(&self, id: &str, target: &Path) -> Result<(), Status> {
         let request =
             NodeUnpublishVolumeRequest { volume_id: id.to_owned(), target_path: text(target) };

@@ -16,6 +16,8 @@ mod driver;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod inline;
+#[cfg(test)]
 mod life;
 #[cfg(test)]
 mod obstacles;
