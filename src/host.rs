@@ -10,6 +10,7 @@
 //!
 //! Must not: know volumes, pools' layouts, records or gRPC.
 
+mod copying;
 mod error;
 #[cfg(any(test, feature = "fake-host"))]
 pub mod fake;
@@ -21,6 +22,7 @@ use std::fmt::Debug;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
+pub use copying::{Copying, Extent, Frozen};
 pub use error::{CommandError, HostError};
 pub use mount_table::{DeviceNumber, MountEntry, MountTable};
 pub use signature::{PROBE_LENGTH, Signature, probe as probe_signature};
@@ -233,7 +235,7 @@ pub enum MountPoint {
 }
 
 /// What the layers above may ask of the machine. Every call blocks and may be repeated.
-pub trait Host: Debug + Send + Sync + 'static {
+pub trait Host: Copying + Debug + Send + Sync + 'static {
     /// All mounts of this mount namespace, in the order of /proc/self/mountinfo.
     fn mounts(&self) -> Result<MountTable, HostError>;
 

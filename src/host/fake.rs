@@ -6,6 +6,7 @@
 //!
 //! Must not: need root, or be lenient where the kernel is not.
 
+mod copying;
 mod gate;
 mod model;
 #[cfg(test)]
@@ -69,6 +70,8 @@ impl FakeHost {
             attachments: 0,
             grows_mounted_ext4: true,
             most_loops: 0,
+            frozen: std::collections::BTreeSet::new(),
+            inner_subvolumes: false,
         };
         Self { real: Arc::new(LinuxHost::new()), model: Arc::new(Mutex::new(model)) }
     }
@@ -151,6 +154,10 @@ impl FakeHost {
         let mut model = self.look(verb, path)?;
         model.calls.push(verb);
         Ok(model)
+    }
+
+    fn real_probe(&self, file: BorrowedFd<'_>) -> Result<Option<Filesystem>, HostError> {
+        Ok(self.real.probe(file)?.map(|signature| signature.filesystem))
     }
 
     /// A mount point's path as the table shows it, and its kind below whatever is mounted there.

@@ -6,10 +6,14 @@
 //! Invariants: nothing but the paths of programs is remembered; every failure names what was tried and where.
 
 mod command;
+mod copying;
 mod filesystem;
 mod format;
+mod layout;
 mod loops;
 mod mounts;
+mod nowhere;
+mod renew;
 mod sys;
 
 use std::ffi::OsStr;

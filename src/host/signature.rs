@@ -14,6 +14,8 @@ pub struct Signature {
     pub size: ByteSize,
     /// It says itself that it found errors (ext4 only; the others have no such mark).
     pub has_errors: bool,
+    /// Its log holds what is not in its place yet (ext4, btrfs; XFS does not say).
+    pub needs_replay: bool,
 }
 
 /// As much of the beginning of a device as [`probe`] wants to see.
@@ -53,6 +55,8 @@ fn ext4(head: &[u8]) -> Option<Signature> {
         size: ByteSize::new(blocks.checked_mul(block)?),
         // EXT4_ERROR_FS
         has_errors: state & 0x2 != 0,
+        // EXT4_FEATURE_INCOMPAT_RECOVER
+        needs_replay: le32(head, EXT4_AT + 0x60)? & 0x4 != 0,
     })
 }
 
@@ -67,11 +71,12 @@ fn xfs(head: &[u8]) -> Option<Signature> {
         filesystem: Filesystem::Xfs,
         size: ByteSize::new(blocks.checked_mul(block)?),
         has_errors: false,
+        needs_replay: false,
     })
 }
 
 fn btrfs(head: &[u8]) -> Option<Signature> {
-    // magic at 0x40, total_bytes at 0x70
+    // magic at 0x40, log_root at 0x60, total_bytes at 0x70
     if bytes(head, BTRFS_AT + 0x40)? != *b"_BHRfS_M" {
         return None;
     }
@@ -79,6 +84,8 @@ fn btrfs(head: &[u8]) -> Option<Signature> {
         filesystem: Filesystem::Btrfs,
         size: ByteSize::new(u64::from_le_bytes(bytes(head, BTRFS_AT + 0x70)?)),
         has_errors: false,
+        // log_root
+        needs_replay: u64::from_le_bytes(bytes(head, BTRFS_AT + 0x60)?) != 0,
     })
 }
 

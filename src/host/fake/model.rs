@@ -1,6 +1,6 @@
 //! What the modelled kernel knows: mounts and loop devices, and how they look.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
@@ -28,6 +28,9 @@ pub(super) struct Model {
     pub(super) attachments: u64,
     pub(super) grows_mounted_ext4: bool,
     pub(super) most_loops: usize,
+    /// Mount points whose filesystem is frozen.
+    pub(super) frozen: BTreeSet<PathBuf>,
+    pub(super) inner_subvolumes: bool,
 }
 
 #[derive(Debug, Clone)]

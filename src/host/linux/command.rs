@@ -1,4 +1,4 @@
-//! Runs the system's programs: mkfs, e2fsck and resize2fs.
+//! Runs the system's programs: mkfs, e2fsck, resize2fs, and those that give a copy its own UUID.
 //!
 //! Invariants: programs are found once, in fixed directories, never by the caller's PATH; they run with an empty
 //! environment in the C locale, without anything on standard input, and never through a shell.
@@ -35,8 +35,11 @@ pub(super) struct Programs {
     pub(super) mke2fs: Program,
     pub(super) e2fsck: Program,
     pub(super) resize2fs: Program,
+    pub(super) tune2fs: Program,
     pub(super) mkfs_xfs: Program,
     pub(super) mkfs_btrfs: Program,
+    pub(super) xfs_db: Program,
+    pub(super) btrfstune: Program,
 }
 
 impl Programs {
@@ -46,8 +49,11 @@ impl Programs {
             mke2fs: Program::find("mke2fs", "e2fsprogs"),
             e2fsck: Program::find("e2fsck", "e2fsprogs"),
             resize2fs: Program::find("resize2fs", "e2fsprogs"),
+            tune2fs: Program::find("tune2fs", "e2fsprogs"),
             mkfs_xfs: Program::find("mkfs.xfs", "xfsprogs"),
             mkfs_btrfs: Program::find("mkfs.btrfs", "btrfs-progs"),
+            xfs_db: Program::find("xfs_db", "xfsprogs"),
+            btrfstune: Program::find("btrfstune", "btrfs-progs"),
         }
     }
 }

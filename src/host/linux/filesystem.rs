@@ -123,11 +123,7 @@ pub(super) fn grow(
     let mount = open(mount_point, flags, Mode::empty()).map_err(failed)?;
     fault::point!("host.grow.start")
         .map_err(|e| HostError::call("grow the filesystem at", mount_point, e))?;
-    let grown = match filesystem {
-        Filesystem::Ext4 => grow_ext4(mount.as_fd(), device),
-        Filesystem::Xfs => grow_xfs(mount.as_fd(), device),
-        Filesystem::Btrfs => sys::btrfs_grow(mount.as_fd()),
-    };
+    let grown = grow_at(mount.as_fd(), filesystem, device);
     if (filesystem, grown) == (Filesystem::Ext4, Err(Errno::EPERM)) {
         return Err(HostError::Unsupported {
             what: format!("the kernel does not grow the ext4 at {}", mount_point.display()),
@@ -137,6 +133,19 @@ pub(super) fn grow(
     grown.map_err(failed)?;
     fault::point!("host.grow.done")
         .map_err(|e| HostError::call("grow the filesystem at", mount_point, e))
+}
+
+/// Grows the mounted filesystem that a directory lies on.
+pub(super) fn grow_at(
+    mount: BorrowedFd<'_>,
+    filesystem: Filesystem,
+    device: ByteSize,
+) -> nix::Result<()> {
+    match filesystem {
+        Filesystem::Ext4 => grow_ext4(mount, device),
+        Filesystem::Xfs => grow_xfs(mount, device),
+        Filesystem::Btrfs => sys::btrfs_grow(mount),
+    }
 }
 
 fn grow_ext4(mount: BorrowedFd<'_>, device: ByteSize) -> nix::Result<()> {

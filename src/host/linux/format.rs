@@ -7,32 +7,29 @@
 //! Must not: format a device, or an image that the caller did not just make.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
-use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, OFlag, fallocate, openat};
+use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, syncfs, unlinkat};
 
 use super::command::{Program, Programs};
 use super::filesystem::probe;
-use super::loops::{self, Loops, wait_until};
+use super::loops::Loops;
 use super::mounts::fd_path;
-use super::sys;
+use super::nowhere::Nowhere;
 use crate::fault;
-use crate::host::{FormatRecipe, HostError, LoopOptions, RootOwner, loop_path};
-use crate::volume::{Allocation, DirectIo, Filesystem, MkfsOption};
-
-/// How long the kernel (or a program that looks at every new disk) may keep the device after its last use.
-const DETACH_WAIT: Duration = Duration::from_secs(3);
+use crate::host::{FormatRecipe, HostError, RootOwner};
+use crate::volume::{Allocation, Filesystem, MkfsOption};
 
 /// One setting of mkfs: flag, key (may be empty), value (may be empty).
 type Setting = (&'static str, &'static str, String);
 
+/// metadata_csum_seed (Linux 4.4): a copy gets its new UUID without a rewrite of every inode table.
 const EXT4_FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,\
-     sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum";
+     sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum,metadata_csum_seed";
 
 pub(super) fn format(
     programs: &Programs,
@@ -188,68 +185,30 @@ fn prepare_root(
     recipe: &FormatRecipe<'_>,
     reserved: bool,
 ) -> Result<(), HostError> {
-    let attached = loops.attach(
+    let nowhere = Nowhere {
         image,
-        LoopOptions {
-            label: "orlop-mkfs",
-            read_only: false,
-            autoclear: true,
-            direct_io: DirectIo::Off,
-            sector: recipe.sector,
-            allocation: if reserved { Allocation::Thick } else { Allocation::Thin },
-        },
-    )?;
-    let number = attached.number;
-    let ours = loops::status(number)?.map(|status| status.backing);
-    let prepared = mount_nowhere(number, recipe.filesystem).and_then(|mount| {
-        set_root(&mount, recipe.root)
-            .map_err(|e| HostError::call("set up the root directory of", fd_path(image), e))
-    });
-    attached.release();
-    prepared?;
-    let gone = wait_until(DETACH_WAIT, || {
-        // An error is no proof that it is gone.
-        loops::status(number).is_ok_and(|now| now.map(|status| status.backing) != ours)
-    });
-    if gone {
-        Ok(())
-    } else {
-        Err(HostError::call("wait for the end of", loop_path(number), Errno::EBUSY))
-    }
-}
-
-fn mount_nowhere(number: u32, filesystem: Filesystem) -> Result<OwnedFd, HostError> {
-    let (name, flags): (_, &[_]) = match filesystem {
-        // Without the background thread that zeroes inode tables: the mount is gone in a moment.
-        Filesystem::Ext4 => (c"ext4", &[c"noinit_itable"]),
-        Filesystem::Xfs => (c"xfs", &[]),
-        Filesystem::Btrfs => (c"btrfs", &[]),
+        filesystem: recipe.filesystem,
+        sector: recipe.sector,
+        allocation: if reserved { Allocation::Thick } else { Allocation::Thin },
+        is_copy: false,
+        label: "orlop-mkfs",
+        remedy: "load the filesystem's kernel module on the node, or set mkfsOptions that its kernel knows",
     };
-    sys::mount_detached(name, &loop_path(number), flags).map_err(|(errno, message)| {
-        let said = if message.is_empty() {
-            errno.to_string()
-        } else {
-            format!("{errno}: {message}")
-        };
-        HostError::Unsupported {
-            what: format!("this kernel does not mount the {filesystem} that mkfs made ({said})"),
-            remedy: "load the filesystem's kernel module on the node, or set mkfsOptions that its kernel knows",
-        }
+    nowhere.with(loops, |directory, _number| {
+        set_root(directory, recipe.root)
+            .map_err(|e| HostError::call("set up the root directory of", fd_path(image), e))
     })
 }
 
-fn set_root(mount: &OwnedFd, root: RootOwner) -> nix::Result<()> {
-    // The mount's own descriptor is O_PATH, on which nothing can be changed.
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let directory = openat(mount, ".", flags, Mode::empty())?;
-    match unlinkat(&directory, "lost+found", UnlinkatFlags::RemoveDir) {
+fn set_root(directory: BorrowedFd<'_>, root: RootOwner) -> nix::Result<()> {
+    match unlinkat(directory, "lost+found", UnlinkatFlags::RemoveDir) {
         Ok(()) | Err(Errno::ENOENT) => {}
         Err(e) => return Err(e),
     }
     // Changing the owner clears set-id bits, so the mode comes second.
-    fchown(directory.as_fd(), Some(Uid::from_raw(root.uid)), Some(Gid::from_raw(root.gid)))?;
-    fchmod(&directory, Mode::from_bits_truncate(root.mode))?;
-    syncfs(&directory)
+    fchown(directory, Some(Uid::from_raw(root.uid)), Some(Gid::from_raw(root.gid)))?;
+    fchmod(directory, Mode::from_bits_truncate(root.mode))?;
+    syncfs(directory)
 }
 
 #[cfg(test)]

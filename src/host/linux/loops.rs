@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, fstat};
 
-use super::sys;
+use super::{layout, sys};
 use crate::fault;
 use crate::host::{
     AttachedLoop, DeviceNumber, FileIdentity, HostError, LoopOptions, LoopStatus, loop_path,
@@ -115,15 +115,15 @@ fn status_of(device: &File, number: u32) -> Result<Option<LoopStatus>, HostError
         number,
         backing: FileIdentity { device: DeviceNumber::of_stat(info.device), inode: info.inode },
         backing_device: (info.rdevice != 0).then(|| DeviceNumber::of_stat(info.rdevice)),
-        read_only: has(sys::LO_FLAGS_READ_ONLY),
-        autoclear: has(sys::LO_FLAGS_AUTOCLEAR),
-        direct_io: has(sys::LO_FLAGS_DIRECT_IO),
+        read_only: has(layout::LO_FLAGS_READ_ONLY),
+        autoclear: has(layout::LO_FLAGS_AUTOCLEAR),
+        direct_io: has(layout::LO_FLAGS_DIRECT_IO),
         partial: info.offset != 0 || info.size_limit != 0,
         label: label_of(&info),
     }))
 }
 
-fn label_of(info: &sys::LoopInfo) -> String {
+fn label_of(info: &layout::LoopInfo) -> String {
     let name = info.file_name.split(|byte| *byte == 0).next();
     String::from_utf8_lossy(name.unwrap_or_default()).into_owned()
 }
@@ -289,12 +289,12 @@ fn open_new(number: u32) -> Result<File, HostError> {
     open_node(number, OFlag::O_RDWR)
 }
 
-fn loop_info(options: LoopOptions<'_>) -> sys::LoopInfo {
-    let mut info = sys::LoopInfo::EMPTY;
+fn loop_info(options: LoopOptions<'_>) -> layout::LoopInfo {
+    let mut info = layout::LoopInfo::EMPTY;
     for (wanted, flag) in [
-        (options.read_only, sys::LO_FLAGS_READ_ONLY),
-        (options.autoclear, sys::LO_FLAGS_AUTOCLEAR),
-        (options.direct_io != DirectIo::Off, sys::LO_FLAGS_DIRECT_IO),
+        (options.read_only, layout::LO_FLAGS_READ_ONLY),
+        (options.autoclear, layout::LO_FLAGS_AUTOCLEAR),
+        (options.direct_io != DirectIo::Off, layout::LO_FLAGS_DIRECT_IO),
     ] {
         info.flags |= if wanted { flag } else { 0 };
     }
@@ -321,7 +321,7 @@ fn take(
     let mut taken = sys::loop_configure(device.as_fd(), image, options.sector, info);
     if taken == Err(Errno::EINVAL) && options.direct_io == DirectIo::Auto {
         // Some kernels refuse a sector that direct I/O to the file below cannot have, others fall back by themselves.
-        info.flags &= !sys::LO_FLAGS_DIRECT_IO;
+        info.flags &= !layout::LO_FLAGS_DIRECT_IO;
         taken = sys::loop_configure(device.as_fd(), image, options.sector, info);
     }
     match taken {

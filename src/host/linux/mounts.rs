@@ -18,7 +18,7 @@ use nix::unistd::{UnlinkatFlags, mkdir, unlinkat};
 use sys_mount::MountFlags;
 
 use super::loops::wait_until;
-use super::sys;
+use super::{layout, sys};
 use crate::fault;
 use crate::host::{
     BindSource, DeviceNumber, FileIdentity, FilesystemMount, HostError, MountPoint, MountTable,
@@ -166,34 +166,34 @@ pub(super) fn remove_mount_point(path: &Path) -> Result<(), HostError> {
 
 fn bits_of(attributes: MountAttributes) -> u64 {
     [
-        (attributes.read_only, sys::MOUNT_ATTR_RDONLY),
-        (attributes.no_suid, sys::MOUNT_ATTR_NOSUID),
-        (attributes.no_dev, sys::MOUNT_ATTR_NODEV),
-        (attributes.no_exec, sys::MOUNT_ATTR_NOEXEC),
-        (attributes.no_dir_atime, sys::MOUNT_ATTR_NODIRATIME),
-        (attributes.no_symlink_follow, sys::MOUNT_ATTR_NOSYMFOLLOW),
+        (attributes.read_only, layout::MOUNT_ATTR_RDONLY),
+        (attributes.no_suid, layout::MOUNT_ATTR_NOSUID),
+        (attributes.no_dev, layout::MOUNT_ATTR_NODEV),
+        (attributes.no_exec, layout::MOUNT_ATTR_NOEXEC),
+        (attributes.no_dir_atime, layout::MOUNT_ATTR_NODIRATIME),
+        (attributes.no_symlink_follow, layout::MOUNT_ATTR_NOSYMFOLLOW),
     ]
     .iter()
     .filter_map(|(wanted, bit)| wanted.then_some(bit))
     .sum()
 }
 
-fn mount_attr(attributes: MountAttributes) -> sys::MountAttr {
-    let mut attr = sys::MountAttr {
+fn mount_attr(attributes: MountAttributes) -> layout::MountAttr {
+    let mut attr = layout::MountAttr {
         set: bits_of(attributes),
         // A bind of a shared mount would join its peers, and what a pod mounts inside its volume would appear in
         // the pool. At a shared place it becomes shared again when it is moved there, in a peer group of its own.
         propagation: libc::MS_PRIVATE,
-        ..sys::MountAttr::default()
+        ..layout::MountAttr::default()
     };
     // One choice of three, so the bits of the choice go first. Unless asked, the source's choice stays.
     let atime = match (attributes.no_atime, attributes.strict_atime) {
-        (true, _) => Some(sys::MOUNT_ATTR_NOATIME),
-        (false, true) => Some(sys::MOUNT_ATTR_STRICTATIME),
+        (true, _) => Some(layout::MOUNT_ATTR_NOATIME),
+        (false, true) => Some(layout::MOUNT_ATTR_STRICTATIME),
         (false, false) => None,
     };
     if let Some(atime) = atime {
-        attr.clear = sys::MOUNT_ATTR_ATIME;
+        attr.clear = layout::MOUNT_ATTR_ATIME;
         attr.set |= atime;
     }
     attr

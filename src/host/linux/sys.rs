@@ -1,8 +1,7 @@
 //! System calls and ioctls that nix has no wrapper for. The only file of the crate with `unsafe` in it.
 //!
 //! Every function is safe to call with any arguments: structures are built here, sizes are those of the kernel's
-//! own headers, and descriptors come in borrowed and go out owned. Numbers and layouts are the kernel's
-//! (`include/uapi/linux`: `mount.h`, `loop.h`, `fs.h`, `btrfs.h`; `xfs_fs.h`; `ext4.h`).
+//! own headers (see `layout`), and descriptors come in borrowed and go out owned.
 //!
 //! Must not: decide anything, or turn an errno into something else.
 #![expect(
@@ -18,133 +17,19 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
-/// `struct mount_attr` of `mount_setattr(2)`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct MountAttr {
-    /// `MOUNT_ATTR_*` to set.
-    pub(super) set: u64,
-    /// `MOUNT_ATTR_*` to clear.
-    pub(super) clear: u64,
-    /// `MS_PRIVATE` and the like; zero leaves it.
-    pub(super) propagation: u64,
-    pub(super) userns_fd: u64,
-}
-
-pub(super) const MOUNT_ATTR_RDONLY: u64 = 0x1;
-pub(super) const MOUNT_ATTR_NOSUID: u64 = 0x2;
-pub(super) const MOUNT_ATTR_NODEV: u64 = 0x4;
-pub(super) const MOUNT_ATTR_NOEXEC: u64 = 0x8;
-/// All bits of the choice between relatime, noatime and strictatime.
-pub(super) const MOUNT_ATTR_ATIME: u64 = 0x70;
-pub(super) const MOUNT_ATTR_NOATIME: u64 = 0x10;
-pub(super) const MOUNT_ATTR_STRICTATIME: u64 = 0x20;
-pub(super) const MOUNT_ATTR_NODIRATIME: u64 = 0x80;
-pub(super) const MOUNT_ATTR_NOSYMFOLLOW: u64 = 0x0020_0000;
-
-const OPEN_TREE_CLONE: libc::c_int = 1;
-const MOVE_MOUNT_F_EMPTY_PATH: libc::c_int = 0x4;
-const FSOPEN_CLOEXEC: libc::c_int = 1;
-const FSMOUNT_CLOEXEC: libc::c_int = 1;
-const FSCONFIG_SET_FLAG: libc::c_int = 0;
-const FSCONFIG_SET_STRING: libc::c_int = 1;
-const FSCONFIG_CMD_CREATE: libc::c_int = 6;
-
-/// `struct loop_info64`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-pub(super) struct LoopInfo {
-    pub(super) device: u64,
-    pub(super) inode: u64,
-    pub(super) rdevice: u64,
-    pub(super) offset: u64,
-    pub(super) size_limit: u64,
-    number: u32,
-    encrypt_type: u32,
-    encrypt_key_size: u32,
-    pub(super) flags: u32,
-    /// A name for people; the kernel never reads it.
-    pub(super) file_name: [u8; 64],
-    crypt_name: [u8; 64],
-    encrypt_key: [u8; 32],
-    init: [u64; 2],
-}
-
-impl LoopInfo {
-    pub(super) const EMPTY: Self = Self {
-        device: 0,
-        inode: 0,
-        rdevice: 0,
-        offset: 0,
-        size_limit: 0,
-        number: 0,
-        encrypt_type: 0,
-        encrypt_key_size: 0,
-        flags: 0,
-        file_name: [0; 64],
-        crypt_name: [0; 64],
-        encrypt_key: [0; 32],
-        init: [0; 2],
-    };
-}
-
-pub(super) const LO_FLAGS_READ_ONLY: u32 = 1;
-pub(super) const LO_FLAGS_AUTOCLEAR: u32 = 4;
-pub(super) const LO_FLAGS_DIRECT_IO: u32 = 16;
-
-/// `struct loop_config`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-struct LoopConfig {
-    fd: u32,
-    block_size: u32,
-    info: LoopInfo,
-    reserved: [u64; 8],
-}
-
-/// `struct xfs_fsop_geom`, of which only the beginning matters here.
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-pub(super) struct XfsGeometry {
-    pub(super) block_size: u32,
-    rt_extent_size: u32,
-    ag_blocks: u32,
-    ag_count: u32,
-    log_blocks: u32,
-    sector_size: u32,
-    inode_size: u32,
-    pub(super) inode_max_percent: u32,
-    pub(super) data_blocks: u64,
-    rest: [u64; 27],
-}
-
-/// `struct xfs_growfs_data`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-struct XfsGrow {
-    new_blocks: u64,
-    inode_max_percent: u32,
-}
-
-const BTRFS_NAME: usize = 4088;
-
-/// `struct btrfs_ioctl_vol_args`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-struct BtrfsArgs {
-    fd: i64,
-    name: [u8; BTRFS_NAME],
-}
-
-const _: () = assert!(size_of::<LoopInfo>() == 232);
-const _: () = assert!(size_of::<LoopConfig>() == 304);
-const _: () = assert!(size_of::<XfsGeometry>() == 256);
-const _: () = assert!(size_of::<BtrfsArgs>() == 4096);
-
-const BTRFS_SUBVOL_RDONLY: u64 = 2;
+use super::layout::{
+    BTRFS_NAME, BTRFS_SUBVOL_RDONLY, BtrfsArgs, BtrfsInner, BtrfsSnapshotArgs, FIEMAP_EXTENTS,
+    FIEMAP_FLAG_SYNC, FSCONFIG_CMD_CREATE, FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSMOUNT_CLOEXEC,
+    FSOPEN_CLOEXEC, Fiemap, LoopConfig, LoopInfo, MOVE_MOUNT_F_EMPTY_PATH, MountAttr,
+    OPEN_TREE_CLONE, XfsGeometry, XfsGrow,
+};
 
 mod raw {
-    use super::{BtrfsArgs, LoopConfig, LoopInfo, XfsGeometry, XfsGrow};
+    use super::{
+        BtrfsArgs, BtrfsInner, BtrfsSnapshotArgs, Fiemap, LoopConfig, LoopInfo, XfsGeometry,
+        XfsGrow,
+    };
+    use crate::host::linux::layout::FIEMAP_HEADER;
 
     nix::ioctl_none_bad!(loop_clr_fd, 0x4C01);
     nix::ioctl_read_bad!(loop_get_status64, 0x4C05, LoopInfo);
@@ -173,6 +58,16 @@ mod raw {
     nix::ioctl_write_ptr!(btrfs_snap_destroy, 0x94, 15, BtrfsArgs);
     nix::ioctl_read!(btrfs_get_flags, 0x94, 25, u64);
     nix::ioctl_write_ptr!(btrfs_set_flags, 0x94, 26, u64);
+    nix::ioctl_write_ptr!(btrfs_snapshot, 0x94, 23, BtrfsSnapshotArgs);
+    nix::ioctl_readwrite!(btrfs_inner, 0x94, 61, BtrfsInner);
+    nix::ioctl_write_int_bad!(clone_file, nix::request_code_write!(0x94, 9, size_of::<i32>()));
+    nix::ioctl_write_int_bad!(freeze, nix::request_code_readwrite!(b'X', 119, size_of::<i32>()));
+    nix::ioctl_write_int_bad!(thaw, nix::request_code_readwrite!(b'X', 120, size_of::<i32>()));
+    nix::ioctl_readwrite_bad!(
+        fiemap,
+        nix::request_code_readwrite!(b'f', 11, FIEMAP_HEADER),
+        Fiemap
+    );
 }
 
 fn c_path(path: &Path) -> nix::Result<CString> {
@@ -375,18 +270,7 @@ pub(super) fn ext4_resize(mount: BorrowedFd<'_>, blocks: u64) -> nix::Result<()>
 
 /// The geometry of a mounted XFS.
 pub(super) fn xfs_geometry(mount: BorrowedFd<'_>) -> nix::Result<XfsGeometry> {
-    let mut geometry = XfsGeometry {
-        block_size: 0,
-        rt_extent_size: 0,
-        ag_blocks: 0,
-        ag_count: 0,
-        log_blocks: 0,
-        sector_size: 0,
-        inode_size: 0,
-        inode_max_percent: 0,
-        data_blocks: 0,
-        rest: [0; 27],
-    };
+    let mut geometry = XfsGeometry::EMPTY;
     // SAFETY: `geometry` is a live `struct xfs_fsop_geom`, every bit pattern of which is valid.
     unsafe { raw::xfs_geometry(mount.as_raw_fd(), &raw mut geometry) }?;
     Ok(geometry)
@@ -448,4 +332,65 @@ pub(super) fn btrfs_make_writable(subvolume: BorrowedFd<'_>) -> nix::Result<()> 
     flags &= !BTRFS_SUBVOL_RDONLY;
     // SAFETY: the kernel reads 64 bits from a live u64.
     unsafe { raw::btrfs_set_flags(subvolume.as_raw_fd(), &raw const flags) }.map(drop)
+}
+
+/// Makes a snapshot of a subvolume.
+pub(super) fn btrfs_snapshot(
+    subvolume: BorrowedFd<'_>,
+    parent: BorrowedFd<'_>,
+    name: &OsStr,
+    read_only: bool,
+) -> nix::Result<()> {
+    let named = btrfs_args(name)?;
+    let mut args = BtrfsSnapshotArgs {
+        fd: i64::from(subvolume.as_raw_fd()),
+        transid: 0,
+        flags: if read_only { BTRFS_SUBVOL_RDONLY } else { 0 },
+        unused: [0; 4],
+        name: [0; 4040],
+    };
+    for (place, byte) in args.name.iter_mut().zip(named.name) {
+        *place = byte;
+    }
+    // SAFETY: `args` is a live `struct btrfs_ioctl_vol_args_v2` with a NUL-terminated name.
+    unsafe { raw::btrfs_snapshot(parent.as_raw_fd(), &raw const args) }.map(drop)
+}
+
+/// How many subvolumes lie in a subvolume, up to 255.
+pub(super) fn btrfs_inner(subvolume: BorrowedFd<'_>) -> nix::Result<u8> {
+    let mut args = BtrfsInner { least_tree: 0, trees: [[0; 2]; 255], count: 0, align: [0; 7] };
+    // SAFETY: `args` is a live `struct btrfs_ioctl_get_subvol_rootref_args`, every bit pattern of which is valid.
+    match unsafe { raw::btrfs_inner(subvolume.as_raw_fd(), &raw mut args) } {
+        // More than one call would tell.
+        Ok(_) | Err(Errno::EOVERFLOW) => Ok(args.count),
+        Err(e) => Err(e),
+    }
+}
+
+/// `FICLONE`
+pub(super) fn clone_file(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> nix::Result<()> {
+    // SAFETY: the argument is a plain number, that of a live descriptor.
+    unsafe { raw::clone_file(target.as_raw_fd(), source.as_raw_fd()) }.map(drop)
+}
+
+/// `FIFREEZE`
+pub(super) fn freeze(mount: BorrowedFd<'_>) -> nix::Result<()> {
+    // SAFETY: the kernel ignores the argument.
+    unsafe { raw::freeze(mount.as_raw_fd(), 0) }.map(drop)
+}
+
+/// `FITHAW`
+pub(super) fn thaw(mount: BorrowedFd<'_>) -> nix::Result<()> {
+    // SAFETY: the kernel ignores the argument.
+    unsafe { raw::thaw(mount.as_raw_fd(), 0) }.map(drop)
+}
+
+/// `FS_IOC_FIEMAP` after a flush of the file: the first extents that touch the range.
+pub(super) fn fiemap(file: BorrowedFd<'_>, start: u64, length: u64) -> nix::Result<Box<Fiemap>> {
+    let mut map = Box::new(Fiemap::EMPTY);
+    (map.start, map.length, map.flags) = (start, length, FIEMAP_FLAG_SYNC);
+    map.count = u32::try_from(FIEMAP_EXTENTS).unwrap_or(0);
+    // SAFETY: `map` is a live `struct fiemap` with room for as many extents as it says.
+    unsafe { raw::fiemap(file.as_raw_fd(), &raw mut *map) }?;
+    Ok(map)
 }

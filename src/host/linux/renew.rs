@@ -1,0 +1,141 @@
+//! Makes the filesystem in a copied image one of its own: log replayed, new UUID, as large as its image.
+//!
+//! Two filesystems of one UUID cannot be mounted beside each other (XFS) or are taken for one (btrfs), and a read-only
+//! stage must never have to write. So this happens at birth, before anybody else sees the image.
+//!
+//! Must not: be used on an image that is not the caller's own new copy.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::sys::stat::fstat;
+
+use super::command::Programs;
+use super::filesystem::{grow_at, probe};
+use super::loops::Loops;
+use super::mounts::fd_path;
+use super::nowhere::Nowhere;
+use crate::fault;
+use crate::host::{HostError, Signature};
+use crate::volume::{Allocation, ByteSize, Filesystem};
+
+/// What is known of a copy.
+struct Copy<'a> {
+    image: BorrowedFd<'a>,
+    filesystem: Filesystem,
+    sector: u32,
+    length: ByteSize,
+    /// Its blocks are reserved.
+    reserved: bool,
+    /// A path to this very inode, wherever it is by now.
+    path: String,
+}
+
+pub(super) fn renew(
+    programs: &Programs,
+    loops: &Loops,
+    image: BorrowedFd<'_>,
+    filesystem: Filesystem,
+    sector: u32,
+) -> Result<(), HostError> {
+    let failed = |e: Errno| HostError::call("renew the filesystem of", fd_path(image), e);
+    let injected =
+        |e: std::io::Error| HostError::call("renew the filesystem of", fd_path(image), e);
+    let stat = fstat(image).map_err(failed)?;
+    let length = u64::try_from(stat.st_size).unwrap_or(0);
+    let allocated = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
+    let signature = probe(image)?.filter(|signature| signature.filesystem == filesystem);
+    let signature = signature.ok_or_else(|| HostError::Unexpected {
+        what: format!("the copied image does not hold {filesystem}"),
+        path: fd_path(image),
+    })?;
+    let copy = Copy {
+        image,
+        filesystem,
+        sector,
+        length: ByteSize::new(length),
+        reserved: allocated >= length,
+        path: format!("/proc/{}/fd/{}", std::process::id(), image.as_raw_fd()),
+    };
+    fault::point!("host.renew.start").map_err(injected)?;
+    match filesystem {
+        Filesystem::Ext4 => copy.renew_ext4(programs, &signature)?,
+        Filesystem::Xfs => copy.renew_xfs(programs, loops, &signature)?,
+        Filesystem::Btrfs => copy.renew_btrfs(programs, loops, &signature)?,
+    }
+    fault::point!("host.renew.done").map_err(injected)
+}
+
+impl Copy<'_> {
+    fn is_outgrown(&self, signature: &Signature) -> bool {
+        // A filesystem uses whole blocks of 4096 bytes of its image.
+        signature.size < self.length.round_down(4096)
+    }
+
+    /// All by programs on the image itself: a mounted ext4 does not grow without CAP_SYS_RESOURCE.
+    fn renew_ext4(&self, programs: &Programs, signature: &Signature) -> Result<(), HostError> {
+        let path = self.path.as_str();
+        let outgrown = self.is_outgrown(signature);
+        if outgrown || signature.needs_replay || signature.has_errors {
+            // Replays the journal, repairs what needs no guess, and is what resize2fs asks for.
+            programs.e2fsck.run(&["-f", "-p", path], &[0, 1])?;
+        }
+        if outgrown {
+            programs.resize2fs.run(&[path], &[0])?;
+        }
+        programs.tune2fs.run(&["-U", "random", path], &[0])?;
+        Ok(())
+    }
+
+    fn renew_xfs(
+        &self,
+        programs: &Programs,
+        loops: &Loops,
+        signature: &Signature,
+    ) -> Result<(), HostError> {
+        let new_uuid = ["-x", "-p", "xfs_admin", "-c", "uuid generate", self.path.as_str()];
+        // Refused while the log has something in it, which its superblock does not tell.
+        if !self.is_outgrown(signature) && programs.xfs_db.run(&new_uuid, &[0]).is_ok() {
+            return Ok(());
+        }
+        self.mounted(loops)?;
+        programs.xfs_db.run(&new_uuid, &[0])?;
+        Ok(())
+    }
+
+    fn renew_btrfs(
+        &self,
+        programs: &Programs,
+        loops: &Loops,
+        signature: &Signature,
+    ) -> Result<(), HostError> {
+        if signature.needs_replay {
+            // With a new UUID the kernel would not find the log's trees any more.
+            self.mounted(loops)?;
+        }
+        programs.btrfstune.run(&["-m", self.path.as_str()], &[0])?;
+        if self.is_outgrown(signature) && !signature.needs_replay {
+            self.mounted(loops)?;
+        }
+        Ok(())
+    }
+
+    /// Mounts it, which replays the log, and lets it have all of its image.
+    fn mounted(&self, loops: &Loops) -> Result<(), HostError> {
+        let nowhere = Nowhere {
+            image: self.image,
+            filesystem: self.filesystem,
+            sector: self.sector,
+            allocation: if self.reserved { Allocation::Thick } else { Allocation::Thin },
+            is_copy: true,
+            label: "orlop-copy",
+            remedy: "load the filesystem's kernel module on the node; if it is damaged, publish and repair the source, then copy it again",
+        };
+        nowhere.with(loops, |root, _number| {
+            grow_at(root, self.filesystem, self.length)
+                .map_err(|e| HostError::call("grow the filesystem of", fd_path(self.image), e))?;
+            nix::unistd::syncfs(root)
+                .map_err(|e| HostError::call("flush the filesystem of", fd_path(self.image), e))
+        })
+    }
+}
