@@ -5,15 +5,20 @@
 //!
 //! Must not: know pools, records, mounts or requests; write outside the directory it is given.
 
+mod copy;
 mod hostpath;
 mod image;
+mod progress;
+mod tree;
 
 use crate::host::HostError;
 use crate::store::StoreError;
 use crate::volume::{Backend, ByteSize, Filesystem};
 
+pub use copy::{ImageCopy, copy_directory, copy_image, measure_directory, seal_image};
 pub use hostpath::create as create_directory;
 pub use image::{ImageSpec, create as create_image, grow as grow_image, identity, loops_on};
+pub use progress::Progress;
 
 /// A failure with a volume's data. `Display` leaves out the source; whoever prints it prints the chain.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +29,12 @@ pub enum BackendError {
     /// The pool's directory refused.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The source of a copy came into use, so that the copy would show no single instant.
+    #[error("the volume came into use while it was copied")]
+    Interrupted,
+    /// Something in the volume cannot be copied with it.
+    #[error("another filesystem or subvolume lies in the volume, which a copy would not have")]
+    Inner,
 }
 
 /// Image sizes are multiples of this: the block size of every filesystem that is made.

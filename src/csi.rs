@@ -18,6 +18,6 @@ mod status;
 mod sweep;
 
 pub use capability::Features;
-pub use jobs::Jobs;
+pub use jobs::{Claims, Jobs};
 pub use server::{Endpoint, EndpointError, Listener, RETRY, ServerConfig, serve};
 pub use status::{CODES, CodeHelp, code_of};

@@ -12,10 +12,12 @@
 mod apply;
 mod attach;
 mod capacity;
+mod copying;
 mod create;
 mod delete;
 mod error;
 mod expand;
+mod freeze;
 mod inline;
 mod list;
 mod observe;
@@ -25,8 +27,11 @@ pub mod plan;
 mod pools;
 mod publish;
 mod reaper;
+mod snapshot;
+mod source;
 mod stage;
 mod stats;
+mod traffic;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -41,14 +46,17 @@ pub use list::Listed;
 pub use open_pool::Reserve;
 pub use pools::{PoolConfig, PoolReport, PoolStatus};
 pub use publish::PublishRequest;
+pub use snapshot::{FoundSnapshot, SnapshotSpec};
 pub use stage::StageRequest;
 pub use stats::{Usage, VolumeUsage};
 
 use crate::host::Host;
 use crate::store::{Entry, Record, Resolved, StateDir, StoreError, Volume};
 use crate::volume::{Allocation, OnDelete, Topology, VolumeId};
+use freeze::Freezes;
 use open_pool::OpenPool;
 use pools::Pools;
+use traffic::Traffic;
 
 /// What the engine is told once, at start.
 #[derive(Debug, Clone)]
@@ -85,6 +93,8 @@ pub struct Engine {
     max_volumes: Option<u32>,
     /// Held, for a moment only, while a place for an attachment is looked for and promised.
     attaching: Mutex<()>,
+    traffic: Traffic,
+    freezes: Freezes,
 }
 
 /// A volume together with the pool that it lives in.
@@ -118,14 +128,14 @@ impl Located {
 }
 
 impl Engine {
-    /// Reads the root directory. Pools are opened when they are first asked for, or by [`Engine::retry_pool`].
+    /// Reads the root directory, and thaws what a killed run has left frozen. Pools are opened when they are first asked for, or by [`Engine::retry_pool`].
     ///
     /// # Errors
     /// Only the root directory itself.
     pub fn new(config: EngineConfig, host: Arc<dyn Host>) -> Result<Self, StoreError> {
         let state = Arc::new(StateDir::open(&config.root_dir)?);
         let pools = Pools::new(&config, Arc::clone(&host), Arc::clone(&state));
-        Ok(Self {
+        let engine = Self {
             host,
             pools,
             state,
@@ -135,7 +145,16 @@ impl Engine {
             attach: config.attach,
             max_volumes: config.max_volumes,
             attaching: Mutex::default(),
-        })
+            traffic: Traffic::default(),
+            freezes: Freezes::default(),
+        };
+        if let Err(error) = engine.thaw_marked() {
+            tracing::error!(
+                error = chain(&error),
+                "cannot look for volumes that an earlier run left frozen"
+            );
+        }
+        Ok(engine)
     }
 
     /// Every pool is either open or known to be away; none waits for another process to let go of it.

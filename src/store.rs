@@ -54,7 +54,7 @@ pub use record::{Record, Request, Resolved, Volume};
 pub use snapshot::{Group, Name, Snapshot, same_source};
 pub use state::{PoolLock, StateDir};
 pub use view::{PoolView, ViewedVolume};
-pub use volume_dir::VolumeDir;
+pub use volume_dir::{CopyProgress, VolumeDir};
 
 /// The name of a hostpath volume's directory within the volume.
 pub const DATA: &str = "data";

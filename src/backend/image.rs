@@ -24,7 +24,7 @@ pub struct ImageSpec<'a> {
     pub format: Option<FormatRecipe<'a>>,
 }
 
-fn call(operation: &'static str) -> impl Fn(std::io::Error) -> HostError {
+pub(super) fn call(operation: &'static str) -> impl Fn(std::io::Error) -> HostError {
     move |e| HostError::call(operation, IMAGE, e)
 }
 
@@ -63,7 +63,7 @@ pub fn grow(dir: &VolumeDir, size: ByteSize, allocation: Allocation) -> Result<(
 }
 
 /// Makes the file longer; blocks of a thick image are reserved for the new part.
-fn extend(
+pub(super) fn extend(
     file: &File,
     from: ByteSize,
     to: ByteSize,

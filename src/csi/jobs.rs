@@ -4,9 +4,10 @@
 //! - At most one job per key. The key is tried, never waited for: busy is ABORTED, and the CO comes again.
 //! - The guard of the key lives in the job. tonic drops a handler at the client's deadline while the job runs on; a
 //!   guard in the handler would be free too early.
-//! - Jobs are bounded per lane (a pool), so that a hung disk cannot take all threads.
+//! - What a job copies from it pins: that makes a request that would change or end the source ABORTED, but no Node call.
+//! - Jobs are bounded per lane (a pool), so that a hung disk cannot take all threads. Copies have lanes of their own.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, Semaphore};
@@ -24,9 +25,95 @@ pub struct Jobs {
     shared: Arc<Shared>,
 }
 
+/// What a job works on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claims {
+    key: String,
+    /// It changes or ends what the key names, so that nobody may be copying it.
+    whole: bool,
+    pins: Vec<String>,
+}
+
+impl Claims {
+    /// A Node call on what the key names; no copy holds it up.
+    pub fn node(key: impl Into<String>) -> Self {
+        Self { key: key.into(), whole: false, pins: Vec::new() }
+    }
+
+    /// A change of what the key names.
+    pub fn whole(key: impl Into<String>) -> Self {
+        Self { key: key.into(), whole: true, pins: Vec::new() }
+    }
+
+    /// Keeps what another key names from being changed meanwhile.
+    #[must_use]
+    pub fn pinning(mut self, keys: impl IntoIterator<Item = String>) -> Self {
+        self.pins.extend(keys);
+        self
+    }
+}
+
+impl From<&String> for Claims {
+    fn from(key: &String) -> Self {
+        Self::whole(key)
+    }
+}
+
+impl From<&str> for Claims {
+    fn from(key: &str) -> Self {
+        Self::whole(key)
+    }
+}
+
+/// Who has which keys.
+#[derive(Debug, Default)]
+struct Keys {
+    /// Whether the job that has it is a change.
+    busy: HashMap<String, bool>,
+    /// How many jobs copy from it.
+    pinned: HashMap<String, usize>,
+}
+
+impl Keys {
+    /// Takes all that is claimed, or says what is not to be had.
+    fn take(&mut self, claims: &Claims) -> Result<(), String> {
+        let key = &claims.key;
+        if self.busy.contains_key(key) {
+            return Err(format!(
+                "another request for {key} is running; try again when it has ended"
+            ));
+        }
+        if claims.whole && self.pinned.contains_key(key) {
+            return Err(format!("{key} is being copied; try again when that has ended"));
+        }
+        if let Some(pin) = claims.pins.iter().find(|pin| self.busy.get(*pin) == Some(&true)) {
+            return Err(format!(
+                "the source {pin} is being changed; try again when that has ended"
+            ));
+        }
+        self.busy.insert(key.clone(), claims.whole);
+        for pin in &claims.pins {
+            *self.pinned.entry(pin.clone()).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    fn give_back(&mut self, claims: &Claims) {
+        self.busy.remove(&claims.key);
+        for pin in &claims.pins {
+            if let Some(count) = self.pinned.get_mut(pin) {
+                *count -= 1;
+                if *count == 0 {
+                    self.pinned.remove(pin);
+                }
+            }
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Shared {
-    busy: Mutex<HashSet<String>>,
+    keys: Mutex<Keys>,
     lanes: Mutex<HashMap<String, Arc<Semaphore>>>,
     running: Mutex<usize>,
     idle: Notify,
@@ -37,16 +124,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The right to work on a key; given up when dropped.
+/// The right to work on what is claimed; given up when dropped.
 #[derive(Debug)]
 struct KeyGuard {
     shared: Arc<Shared>,
-    key: String,
+    claims: Claims,
 }
 
 impl Drop for KeyGuard {
     fn drop(&mut self) {
-        lock(&self.shared.busy).remove(&self.key);
+        lock(&self.shared.keys).give_back(&self.claims);
     }
 }
 
@@ -65,21 +152,19 @@ impl Drop for Running {
 }
 
 impl Jobs {
-    /// Runs a job that changes what `key` names. `lane` is the pool that it works on.
+    /// Runs a job that changes something. `lane` is the pool that it works on.
     ///
     /// # Errors
-    /// ABORTED while another job has the key, otherwise what the job says.
+    /// ABORTED while another job has what it claims, otherwise what the job says.
     pub async fn change<T: Send + 'static>(
         &self,
-        key: &str,
+        claims: impl Into<Claims>,
         lane: &str,
         job: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
     ) -> Result<T, Status> {
-        let guard = self.try_key(key).ok_or_else(|| {
-            Status::aborted(format!(
-                "another request for {key} is running; try again when it has ended"
-            ))
-        })?;
+        let claims = claims.into();
+        lock(&self.shared.keys).take(&claims).map_err(Status::aborted)?;
+        let guard = KeyGuard { shared: Arc::clone(&self.shared), claims };
         self.spawn(Some(guard), lane, job).await
     }
 
@@ -93,11 +178,6 @@ impl Jobs {
         job: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
     ) -> Result<T, Status> {
         self.spawn(None, lane, job).await
-    }
-
-    fn try_key(&self, key: &str) -> Option<KeyGuard> {
-        let free = lock(&self.shared.busy).insert(key.to_owned());
-        free.then(|| KeyGuard { shared: Arc::clone(&self.shared), key: key.to_owned() })
     }
 
     fn lane(&self, lane: &str) -> Arc<Semaphore> {
@@ -176,6 +256,29 @@ mod tests {
         go.send(()).unwrap();
         jobs.idle().await;
         assert!(jobs.change("k", "p", || Ok(())).await.is_ok());
+    }
+
+    #[test]
+    fn a_copy_holds_up_changes_of_its_source_and_no_node_call() {
+        let mut keys = Keys::default();
+        let copy = Claims::whole("copy").pinning(["source".to_owned()]);
+        let second = Claims::whole("second").pinning(["source".to_owned()]);
+        keys.take(&copy).unwrap();
+        keys.take(&second).unwrap();
+        keys.give_back(&second);
+        assert!(keys.take(&Claims::whole("source")).is_err(), "pinned once more");
+        let stage = Claims::node("source");
+        keys.take(&stage).unwrap();
+        // And the other way round: what a Node call works on can be copied.
+        keys.take(&second).unwrap();
+        keys.give_back(&stage);
+        keys.give_back(&copy);
+        keys.give_back(&second);
+        let delete = Claims::whole("source");
+        keys.take(&delete).unwrap();
+        assert!(keys.take(&copy).is_err(), "what is being changed is not copied");
+        keys.give_back(&delete);
+        assert!(keys.busy.is_empty() && keys.pinned.is_empty());
     }
 
     #[tokio::test]

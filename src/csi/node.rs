@@ -12,7 +12,7 @@ use super::proto::{
     NodeUnpublishVolumeRequest, NodeUnpublishVolumeResponse, NodeUnstageVolumeRequest,
     NodeUnstageVolumeResponse, Topology, VolumeUsage, node_server, volume_usage::Unit,
 };
-use super::{Jobs, capability, request, rpc};
+use super::{Claims, Jobs, capability, request, rpc};
 use crate::engine::{self, Engine};
 use crate::volume::{Key, VolumeId};
 
@@ -66,7 +66,7 @@ impl node_server::Node for Node {
             let stage = request::stage(&request)?;
             let engine = Arc::clone(&self.engine);
             let (key, lane) = (stage.id.key.to_string(), stage.id.pool.to_string());
-            self.jobs.change(&key, &lane, move || engine.stage(&stage)).await?;
+            self.jobs.change(Claims::node(key), &lane, move || engine.stage(&stage)).await?;
             Ok(NodeStageVolumeResponse {})
         })
         .await
@@ -81,7 +81,7 @@ impl node_server::Node for Node {
             let id = request::any_volume_id(&request.volume_id)?.to_owned();
             let path = request::path("staging_target_path", &request.staging_target_path)?;
             let (engine, (key, lane)) = (Arc::clone(&self.engine), key_and_lane(&id, &self.engine));
-            self.jobs.change(&key, &lane, move || engine.unstage(&id, &path)).await?;
+            self.jobs.change(Claims::node(key), &lane, move || engine.unstage(&id, &path)).await?;
             Ok(NodeUnstageVolumeResponse {})
         })
         .await
@@ -102,7 +102,7 @@ impl node_server::Node for Node {
             }
             let publish = request::publish(&request)?;
             let (key, lane) = (publish.id.key.to_string(), publish.id.pool.to_string());
-            self.jobs.change(&key, &lane, move || engine.publish(&publish)).await?;
+            self.jobs.change(Claims::node(key), &lane, move || engine.publish(&publish)).await?;
             Ok(NodePublishVolumeResponse {})
         })
         .await
@@ -121,7 +121,7 @@ impl node_server::Node for Node {
                 Ok(_) => engine.unpublish(&path),
                 Err(_) => engine.unpublish_inline(&id, &path),
             };
-            self.jobs.change(&key, &lane, unpublish).await?;
+            self.jobs.change(Claims::node(key), &lane, unpublish).await?;
             Ok(NodeUnpublishVolumeResponse {})
         })
         .await
@@ -163,7 +163,7 @@ impl node_server::Node for Node {
                 (Arc::clone(&self.engine), id.key.to_string(), id.pool.to_string());
             let size = self
                 .jobs
-                .change(&key, &lane, move || engine.node_expand(&id, &path, range))
+                .change(Claims::node(key), &lane, move || engine.node_expand(&id, &path, range))
                 .await?;
             Ok(NodeExpandVolumeResponse { capacity_bytes: size.as_i64() })
         })

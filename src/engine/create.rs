@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use super::open_pool::OpenPool;
-use super::pools::random;
+use super::snapshot::{generation, now};
+use super::source::Origin;
 use super::{Engine, EngineError, Located, read};
 use crate::backend::{self, BackendError, ImageSpec};
 use crate::host::{FormatRecipe, PoolFilesystem, RootOwner};
-use crate::store::{Entry, Kind, Record, Request, Resolved, Volume};
+use crate::store::{Entry, Kind, Record, Request, Resolved, Volume, same_source};
 use crate::volume::{
     AccessType, Backend, ByteSize, CreateSpec, Filesystem, Generation, MkfsOption, OnDelete, Pod,
-    PoolChoice, Quota, SizeError, VolumeId,
+    PoolChoice, Quota, SizeError, Source, VolumeId,
 };
 
 /// A volume that exists now.
@@ -25,10 +26,10 @@ pub struct Created {
 }
 
 /// What a request comes to, before a pool is chosen.
-struct Plan {
-    size: ByteSize,
-    resolved: Resolved,
-    mkfs_options: Vec<MkfsOption>,
+pub(super) struct Plan {
+    pub(super) size: ByteSize,
+    pub(super) resolved: Resolved,
+    pub(super) mkfs_options: Vec<MkfsOption>,
 }
 
 impl Engine {
@@ -41,19 +42,17 @@ impl Engine {
             check_same(spec, existing.volume())?;
             return Ok(Created { id: existing.id(), size: existing.volume().size, existed: true });
         }
-        if !spec.requisite.is_empty() && !spec.requisite.iter().any(|term| self.is_accessible(term))
-        {
-            return Err(EngineError::NoSpace(format!(
-                "none of the required topologies is this node's ({:?})",
-                self.topology
-            )));
-        }
-        let plan = plan(spec)?;
-        let pool = self.choose_pool(spec, &plan)?;
+        self.check_requisite(&spec.requisite)?;
+        let origin = spec.source.as_ref().map(|source| self.origin(source)).transpose()?;
+        let plan = match &origin {
+            None => plan(spec)?,
+            Some(origin) => self.plan_copy(spec, origin)?,
+        };
+        let pool = self.choose_pool(spec, &plan, origin.as_ref())?;
         let allocation = spec.parameters.allocation;
         let hold = pool.reserve(plan.size, allocation, &*self.host)?;
         let _hold = hold.map_err(|room| no_room(plan.size, &pool.name, room))?;
-        self.make(spec, &plan, &pool)
+        self.make(spec, &plan, &pool, origin.as_ref())
     }
 
     /// The volume of that name, in whichever pool it is.
@@ -83,7 +82,12 @@ impl Engine {
         }
     }
 
-    fn choose_pool(&self, spec: &CreateSpec, plan: &Plan) -> Result<Arc<OpenPool>, EngineError> {
+    fn choose_pool(
+        &self,
+        spec: &CreateSpec,
+        plan: &Plan,
+        origin: Option<&Origin>,
+    ) -> Result<Arc<OpenPool>, EngineError> {
         let mut best: Option<(ByteSize, Arc<OpenPool>)> = None;
         let mut refusal = None;
         for pool in self.pools.chosen(&spec.parameters.pool)? {
@@ -92,6 +96,10 @@ impl Engine {
                 continue;
             }
             let room = pool.room(spec.parameters.allocation, &*self.host)?;
+            // Next to what is copied, where blocks can be shared.
+            if origin.is_some_and(|origin| origin.pool.tag() == pool.tag()) && room >= plan.size {
+                return Ok(pool);
+            }
             if best.as_ref().is_none_or(|(most, _)| room > *most) {
                 best = Some((room, pool));
             }
@@ -142,14 +150,13 @@ impl Engine {
         spec: &CreateSpec,
         plan: &Plan,
         pool: &OpenPool,
+        origin: Option<&Origin>,
     ) -> Result<Created, EngineError> {
-        let mut bits = [0; 4];
-        random(&mut bits)?;
         let record = Record::new(Volume {
             key: spec.key.clone(),
-            generation: Generation::from_bits(bits),
+            generation: generation()?,
             name: spec.name.clone(),
-            created: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            created: now(),
             request: request(spec),
             resolved: plan.resolved,
             size: plan.size,
@@ -167,7 +174,10 @@ impl Engine {
         };
         let incoming =
             pool.store.begin(Kind::Volume, &spec.key, &*self.host).map_err(|e| full(e.into()))?;
-        let filled = self.fill(incoming.dir(), spec, plan).map_err(EngineError::from);
+        let filled = match origin {
+            None => self.fill(incoming.dir(), spec, plan).map_err(EngineError::from),
+            Some(origin) => self.fill_copy(incoming.dir(), spec, plan, pool, origin),
+        };
         let made = filled.and_then(|()| incoming.commit(&record).map_err(EngineError::from));
         if let Err(error) = made {
             return Err(full(error).with_undo(incoming.abandon(&*self.host)));
@@ -207,7 +217,7 @@ fn no_room(size: ByteSize, pool: &str, room: ByteSize) -> EngineError {
 }
 
 /// The filesystem that the request names, in its capabilities or its parameters.
-fn wanted_filesystem(spec: &CreateSpec) -> Result<Option<Filesystem>, EngineError> {
+pub(super) fn wanted_filesystem(spec: &CreateSpec) -> Result<Option<Filesystem>, EngineError> {
     let mut wanted = spec.parameters.filesystem;
     for capability in &spec.capabilities {
         let AccessType::Mount { filesystem, .. } = &capability.access else {
@@ -275,7 +285,7 @@ fn plan(spec: &CreateSpec) -> Result<Plan, EngineError> {
     Ok(Plan { size, resolved, mkfs_options: mkfs_options.unwrap_or_default() })
 }
 
-fn check_flags(spec: &CreateSpec, resolved: Resolved) -> Result<(), EngineError> {
+pub(super) fn check_flags(spec: &CreateSpec, resolved: Resolved) -> Result<(), EngineError> {
     for capability in &spec.capabilities {
         if let (AccessType::Mount { flags, .. }, false) = (&capability.access, resolved.is_block())
         {
@@ -345,6 +355,12 @@ fn check_same(spec: &CreateSpec, volume: &Volume) -> Result<(), EngineError> {
         {
             return differs(&format!("parameter {name}"), has, &asked);
         }
+    }
+    if !same_source(volume.request.source.as_ref(), spec.source.as_ref()) {
+        let word = |source: &Option<Source>| {
+            source.as_ref().map_or_else(|| "nothing".to_owned(), ToString::to_string)
+        };
+        return differs("content source", &word(&volume.request.source), &word(&spec.source));
     }
     let asked = match (volume.resolved, spec.parameters.backend) {
         (Resolved::Loop { filesystem: Some(has), .. }, Backend::Loop) => {

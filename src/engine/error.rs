@@ -102,6 +102,14 @@ impl From<BackendError> for EngineError {
         match error {
             BackendError::Host(error) => Self::Host(error),
             BackendError::Store(error) => Self::Store(error),
+            BackendError::Interrupted => Self::Precondition(
+                "the source came into use while it was copied; end the pods that use it, then repeat"
+                    .to_owned(),
+            ),
+            BackendError::Inner => Self::Precondition(
+                "another subvolume or filesystem lies in the source, and would be missing in the copy; remove it first"
+                    .to_owned(),
+            ),
         }
     }
 }

@@ -46,6 +46,7 @@ impl Engine {
     ) -> Result<ByteSize, EngineError> {
         let mut located = self.locate(id)?;
         let mounted = self.mounted_as(&located, path)?;
+        let _call = self.traffic.enter(&id.key);
         self.grow_data(&mut located, range)?;
         let size = located.volume().size;
         match (located.volume().resolved, mounted) {

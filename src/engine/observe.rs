@@ -41,6 +41,36 @@ pub(super) enum MountedAs {
     },
 }
 
+/// How somebody may be writing to a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Writing {
+    /// It is not mounted or attached, or only read.
+    Nobody,
+    /// Its directory is mounted there.
+    Directory(PathBuf),
+    /// Its filesystem is mounted there, and perhaps elsewhere.
+    Filesystem(PathBuf),
+    /// It is a raw block device with this loop device.
+    Device(u32),
+    /// This loop device is on its image, and no mount shows why.
+    Unknown(u32),
+}
+
+impl Writing {
+    /// The same in words.
+    pub(super) fn describe(&self) -> String {
+        match self {
+            Self::Nobody => "not in use".to_owned(),
+            Self::Directory(path) | Self::Filesystem(path) => {
+                format!("mounted at {}", path.display())
+            }
+            Self::Device(number) | Self::Unknown(number) => {
+                format!("attached to /dev/loop{number}")
+            }
+        }
+    }
+}
+
 /// A volume's data as the kernel knows it.
 #[derive(Debug)]
 pub(super) enum Data {
@@ -181,6 +211,27 @@ impl Observed {
         let mut entries = self.table.iter();
         let entry = entries.find(|entry| self.same(entry).is_some_and(|has| !has.read_only))?;
         Some(entry.mount_point.clone())
+    }
+
+    /// How somebody may be writing to the volume now.
+    pub(super) fn writing(&self) -> Writing {
+        let writable = |entry: &&MountEntry| match &self.data {
+            Data::Directory { .. } => self.is_directory(entry, true) && !entry.is_read_only(),
+            Data::Image { .. } => self.same(entry).is_some(),
+        };
+        let entry = self.table.iter().find(writable);
+        let Data::Image { filesystem, loops, .. } = &self.data else {
+            return entry
+                .map_or(Writing::Nobody, |entry| Writing::Directory(entry.mount_point.clone()));
+        };
+        match (loops.iter().find(|status| !status.read_only), filesystem, entry) {
+            (None, _, _) => Writing::Nobody,
+            (Some(status), false, _) => Writing::Device(status.number),
+            // The journal was replayed when it was mounted; nothing is written any more.
+            (Some(_), true, Some(entry)) if entry.filesystem_read_only => Writing::Nobody,
+            (Some(_), true, Some(entry)) => Writing::Filesystem(entry.mount_point.clone()),
+            (Some(status), true, None) => Writing::Unknown(status.number),
+        }
     }
 
     /// Who uses the volume, in words: any mount of it or of a part of it, any loop device on its image.

@@ -41,6 +41,8 @@ impl Engine {
         };
         let staging = self.mount_path(&request.staging)?.ok_or_else(not_staged)?;
         let target = self.mount_path(&request.target)?.ok_or_else(|| no_parent(&request.target))?;
+        // From here on somebody may write.
+        let _call = self.traffic.enter(&request.id.key);
         let observed = self.observe(&located)?;
         let block = located.volume().resolved.is_block();
         let staged_at = if block { staging.join(DEVICE) } else { staging };

@@ -87,6 +87,8 @@ impl Engine {
         flags: &MountFlags,
         read_only: bool,
     ) -> Result<(), EngineError> {
+        // From here on somebody may write.
+        let _call = self.traffic.enter(&located.volume().key);
         let observed = self.observe(located)?;
         let block = located.volume().resolved.is_block();
         let path = if block { staging.join(DEVICE) } else { staging.clone() };

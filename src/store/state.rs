@@ -2,7 +2,8 @@
 //!
 //! `<name>.lock` is held by the one daemon that writes to the pool of that name. `<name>.pool.json` holds its UUID: an
 //! unmounted disk looks exactly like an empty directory, and only this tells them apart. `forgotten/<id>` is the
-//! operator's word that a volume will never come back.
+//! operator's word that a volume will never come back. `frozen/<id>` says that the driver has frozen, or is about to
+//! freeze, the filesystem of a volume.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -34,6 +35,7 @@ struct KnownPool {
 }
 
 const FORGOTTEN: &str = "forgotten";
+const FROZEN: &str = "frozen";
 
 impl StateDir {
     /// Opens `<root>/state`, making it when it is not there.
@@ -45,7 +47,10 @@ impl StateDir {
         marker::make_path(&path)?;
         let fd = marker::open_path(&path)?
             .ok_or_else(|| StoreError::io("open", &path, nix::errno::Errno::ENOENT))?;
-        dir::make_dir(fd.as_fd(), FORGOTTEN)?;
+        for name in [FORGOTTEN, FROZEN] {
+            dir::make_dir(fd.as_fd(), name)?;
+        }
+        dir::sync(&fd, &path)?;
         Ok(Self { path, fd })
     }
 
@@ -125,5 +130,34 @@ impl StateDir {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Records that the volume's filesystem is about to be frozen.
+    ///
+    /// # Errors
+    /// A system call failed; then nothing may be frozen.
+    pub fn mark_frozen(&self, id: &VolumeId) -> Result<(), StoreError> {
+        let frozen = dir::open_dir(self.fd.as_fd(), FROZEN)?;
+        dir::write_file(frozen.as_fd(), &id.to_string(), b"")
+    }
+
+    /// Takes the mark away.
+    ///
+    /// # Errors
+    /// A system call failed; the next start then looks whether the volume is frozen.
+    pub fn unmark_frozen(&self, id: &VolumeId) -> Result<(), StoreError> {
+        // Not flushed: a mark that comes back after a power cut is about a filesystem that is not mounted any more.
+        let frozen = dir::open_dir(self.fd.as_fd(), FROZEN)?;
+        dir::unlink(frozen.as_fd(), id.to_string().as_ref())
+    }
+
+    /// The volumes that are marked.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn frozen(&self) -> Result<Vec<VolumeId>, StoreError> {
+        let frozen = dir::open_dir(self.fd.as_fd(), FROZEN)?;
+        let names = dir::names(frozen.as_fd())?;
+        Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
     }
 }

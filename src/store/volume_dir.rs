@@ -1,11 +1,15 @@
 //! The directory of one volume: what the backends may do in it.
 
+use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::{SFlag, fstat};
 
+use serde::{Deserialize, Serialize};
+
 use super::{IMAGE, StoreError, dir};
+use crate::volume::ByteSize;
 
 /// The directory of a volume, or of one that is being born.
 #[derive(Debug)]
@@ -77,4 +81,51 @@ impl VolumeDir {
         dir::make_dir(self.as_fd(), name)?;
         self.directory(name)
     }
+
+    /// Notes how far a copy into it is, for those who look into `incoming/`. Not flushed: it means nothing after a crash.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn note_progress(
+        &self,
+        source: &str,
+        done: ByteSize,
+        total: ByteSize,
+    ) -> Result<(), StoreError> {
+        let progress = CopyProgress {
+            source: source.to_owned(),
+            done_bytes: done.bytes(),
+            total_bytes: total.bytes(),
+        };
+        let io = |e: std::io::Error| StoreError::io("write", PROGRESS, e);
+        let text = serde_json::to_vec(&progress).map_err(|e| io(e.into()))?;
+        let new = format!("{PROGRESS}{}", dir::TEMPORARY_SUFFIX);
+        dir::unlink(self.as_fd(), new.as_ref())?;
+        dir::create_file(self.as_fd(), &new)?.write_all(&text).map_err(io)?;
+        nix::fcntl::renameat(self.as_fd(), new.as_str(), self.as_fd(), PROGRESS)
+            .map_err(|e| io(e.into()))
+    }
+
+    /// Takes the note away.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn end_progress(&self) -> Result<(), StoreError> {
+        dir::unlink(self.as_fd(), PROGRESS.as_ref())
+    }
 }
+
+/// How far a copy into a directory of `incoming/` is, as it is noted there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CopyProgress {
+    /// What is copied.
+    pub source: String,
+    /// How much of it is there.
+    pub done_bytes: u64,
+    /// How much there will be.
+    pub total_bytes: u64,
+}
+
+/// The note's file name.
+pub(super) const PROGRESS: &str = "copying.json";

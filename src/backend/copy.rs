@@ -1,0 +1,158 @@
+//! Copies of a volume's data: of an image by shared blocks or block by block, of a directory as a subvolume snapshot or
+//! file by file.
+//!
+//! Invariants: the source is only read; holes stay holes; a copy is flushed before the caller commits it. Shared blocks
+//! and subvolume snapshots show one instant. The other copies do so only while nobody writes: the caller sees to that.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+
+use nix::errno::Errno;
+use nix::unistd::{Whence, fsync, lseek64, syncfs};
+
+use super::image::{call, extend};
+use super::{BackendError, Progress, tree};
+use crate::fault;
+use crate::host::{Host, HostError, PoolFilesystem};
+use crate::store::{DATA, IMAGE, VolumeDir};
+use crate::volume::{Allocation, ByteSize};
+
+/// Bytes that are copied in one go.
+const PIECE: usize = 1 << 20;
+
+/// How an image is copied.
+#[derive(Debug, Clone, Copy)]
+pub struct ImageCopy {
+    /// Its length, at least that of the source.
+    pub size: ByteSize,
+    /// Whether its blocks are reserved, which shared ones are not.
+    pub allocation: Allocation,
+    /// Share the blocks of the source.
+    pub share: bool,
+}
+
+/// Makes an image in `dir` with the content of another one. Not flushed yet: see [`seal_image`].
+///
+/// # Errors
+/// A system call failed, or [`BackendError::Interrupted`].
+pub fn copy_image(
+    source: &VolumeDir,
+    dir: &VolumeDir,
+    copy: ImageCopy,
+    progress: &Progress,
+    host: &dyn Host,
+) -> Result<(), BackendError> {
+    let from = source.image_to_read()?;
+    let to = dir.create_file(IMAGE)?;
+    // The kernel shares blocks only between files that both are NODATACOW or both are not.
+    host.disable_copy_on_write(to.as_fd())?;
+    fault::point!("backend.copy.created").map_err(call("copy"))?;
+    let length = ByteSize::new(from.metadata().map_err(call("look at"))?.len());
+    if copy.share {
+        progress.expect(length);
+        host.share_file(from.as_fd(), to.as_fd())?;
+        progress.advance(length.bytes());
+        extend(&to, length, copy.size.max(length), Allocation::Thin)?;
+    } else {
+        progress.expect(host.allocated(from.as_fd())?);
+        extend(&to, ByteSize::ZERO, copy.size.max(length), copy.allocation)?;
+        copy_data(&from, &to, progress)?;
+    }
+    fault::point!("backend.copy.filled").map_err(call("copy"))?;
+    Ok(())
+}
+
+/// Flushes a copied image.
+///
+/// # Errors
+/// A system call failed.
+pub fn seal_image(dir: &VolumeDir) -> Result<(), BackendError> {
+    dir.image_to_write()?.sync_all().map_err(call("flush"))?;
+    fsync(dir.as_fd()).map_err(|e| HostError::call("flush", IMAGE, e))?;
+    Ok(())
+}
+
+/// Copies what is allocated of a file to the same places of another one.
+pub(super) fn copy_data(from: &File, to: &File, progress: &Progress) -> Result<(), BackendError> {
+    let failed = |e: Errno| HostError::call("find the data of", IMAGE, e);
+    let mut buffer = vec![0_u8; PIECE];
+    let mut at = 0_i64;
+    loop {
+        let start = match lseek64(from, at, Whence::SeekData) {
+            Ok(start) => start,
+            // No data behind `at`.
+            Err(Errno::ENXIO) => return Ok(()),
+            Err(e) => return Err(failed(e).into()),
+        };
+        let end = lseek64(from, start, Whence::SeekHole).map_err(failed)?;
+        let (mut place, end_place) = (start.unsigned_abs(), end.unsigned_abs());
+        while place < end_place {
+            if progress.is_interrupted() {
+                return Err(BackendError::Interrupted);
+            }
+            let wanted = usize::try_from(end_place - place).unwrap_or(PIECE).min(PIECE);
+            let piece = buffer.get_mut(..wanted).unwrap_or_default();
+            let read = from.read_at(piece, place).map_err(call("read"))?;
+            if read == 0 {
+                return Ok(());
+            }
+            to.write_all_at(piece.get(..read).unwrap_or_default(), place).map_err(call("write"))?;
+            let read = u64::try_from(read).unwrap_or(u64::MAX);
+            place += read;
+            progress.advance(read);
+        }
+        at = end;
+    }
+}
+
+/// Makes the directory `data` in `dir` with the content of another one, and flushes it. On btrfs it is a snapshot of the
+/// subvolume, elsewhere every file is copied, with shared blocks where the filesystem can and `share` allows.
+///
+/// # Errors
+/// A system call failed, [`BackendError::Interrupted`], or [`BackendError::Inner`].
+pub fn copy_directory(
+    source: &VolumeDir,
+    dir: &VolumeDir,
+    share: bool,
+    read_only: bool,
+    progress: &Progress,
+    host: &dyn Host,
+) -> Result<(), BackendError> {
+    let failed = |operation: &'static str| move |e: Errno| HostError::call(operation, DATA, e);
+    let from = source.directory(DATA)?;
+    let on_btrfs = host.space(dir.as_fd())?.filesystem == PoolFilesystem::Btrfs;
+    if on_btrfs && share {
+        // Looked for twice: one that is made or goes meanwhile would be an empty directory in the copy.
+        let check = || match host.has_inner_subvolumes(from.as_fd()) {
+            Ok(true) => Err(BackendError::Inner),
+            Ok(false) => Ok(()),
+            Err(error) => Err(error.into()),
+        };
+        check()?;
+        host.snapshot_subvolume(from.as_fd(), dir.as_fd(), DATA, read_only)?;
+        check()?;
+        fault::point!("backend.copy.snapshotted").map_err(|e| HostError::call("copy", DATA, e))?;
+    } else {
+        let to = if on_btrfs {
+            host.make_subvolume(dir.as_fd(), DATA)?;
+            dir.directory(DATA)?
+        } else {
+            dir.create_directory(DATA)?
+        };
+        progress.expect(tree::measure(from.as_fd())?);
+        tree::copy(from.as_fd(), to.as_fd(), share, progress, host)?;
+        fault::point!("backend.copy.walked").map_err(|e| HostError::call("copy", DATA, e))?;
+    }
+    // All files at once; also what a btrfs snapshot is made of is on disk only then.
+    syncfs(dir.as_fd()).map_err(failed("flush"))?;
+    Ok(())
+}
+
+/// What the files of a volume's directory take.
+///
+/// # Errors
+/// A system call failed.
+pub fn measure_directory(source: &VolumeDir) -> Result<ByteSize, BackendError> {
+    tree::measure(source.directory(DATA)?.as_fd())
+}

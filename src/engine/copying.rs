@@ -1,0 +1,261 @@
+//! Copies of data, of one instant or refused: into snapshots, and into volumes that begin with something.
+//!
+//! Where blocks can be shared (or a subvolume snapshot made), the copy shows one instant whoever writes; a mounted
+//! filesystem is frozen for that moment. Any other copy takes its time and is made only while nobody writes, and thrown
+//! away when a Node call came in meanwhile.
+
+use std::os::fd::AsFd;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::freeze::FreezePoint;
+use super::observe::Writing;
+use super::open_pool::OpenPool;
+use super::{Engine, EngineError, Located, chain};
+use crate::backend::{self, ImageCopy, Progress};
+use crate::host::Host;
+use crate::store::{Resolved, VolumeDir};
+use crate::volume::{Allocation, ByteSize};
+
+/// How often a long copy writes down how far it is.
+const NOTE: Duration = Duration::from_secs(1);
+/// How often it says so in the log.
+const SAY: Duration = Duration::from_secs(10);
+
+/// What a copy is to become.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CopyTarget<'a> {
+    /// The directory that is being born.
+    pub(super) dir: &'a VolumeDir,
+    /// The length of an image, at least that of the source.
+    pub(super) size: ByteSize,
+    /// Whether an image's blocks are reserved.
+    pub(super) allocation: Allocation,
+    /// Blocks may be shared with the source.
+    pub(super) share: bool,
+    /// Nobody will write to it.
+    pub(super) read_only: bool,
+}
+
+/// Data that is copied.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CopySource<'a> {
+    pub(super) dir: &'a VolumeDir,
+    pub(super) resolved: Resolved,
+    /// What it is, for the log.
+    pub(super) name: &'a str,
+}
+
+impl OpenPool {
+    /// Files of this pool can share blocks with each other.
+    pub(super) fn shares_blocks(&self, host: &dyn Host) -> Result<bool, EngineError> {
+        Ok(host.shares_blocks(self.store.directory())?)
+    }
+}
+
+/// A copy whose source is in use although it must not be.
+fn in_use(located: &Located, writing: &Writing) -> EngineError {
+    EngineError::Precondition(format!(
+        "volume {} is in use ({}), and pool {} cannot copy it at one instant: end the pods that use it, then repeat; or keep it on a pool on btrfs, or on XFS with reflink and backend=loop",
+        located.id(),
+        writing.describe(),
+        located.pool.name
+    ))
+}
+
+impl Engine {
+    /// Copies what nobody writes to.
+    pub(super) fn copy_still(
+        &self,
+        source: CopySource<'_>,
+        target: CopyTarget<'_>,
+        progress: &Progress,
+    ) -> Result<(), EngineError> {
+        let host = &*self.host;
+        reporting(source.name, target.dir, progress, || {
+            match source.resolved {
+                Resolved::Hostpath => backend::copy_directory(
+                    source.dir,
+                    target.dir,
+                    target.share,
+                    target.read_only,
+                    progress,
+                    host,
+                )?,
+                Resolved::Loop { .. } => {
+                    let CopyTarget { size, allocation, share, .. } = target;
+                    let copy = ImageCopy { size, allocation, share };
+                    backend::copy_image(source.dir, target.dir, copy, progress, host)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Copies a volume, in use or not.
+    ///
+    /// # Errors
+    /// [`EngineError::Precondition`] when the copy would show no single instant.
+    pub(super) fn copy_volume(
+        &self,
+        located: &Located,
+        target: CopyTarget<'_>,
+    ) -> Result<(), EngineError> {
+        let point = self.freeze_point(located, target.share)?;
+        match point {
+            Instantly::Frozen(point) => {
+                self.while_frozen(std::slice::from_ref(&point), || self.copy_now(located, target))
+            }
+            Instantly::AsItIs => self.copy_now(located, target),
+            Instantly::Not => self.copy_quietly(located, target),
+        }
+    }
+
+    /// How a volume is copied at one instant.
+    ///
+    /// # Errors
+    /// It is in use in a way that cannot be told.
+    pub(super) fn freeze_point(
+        &self,
+        located: &Located,
+        share: bool,
+    ) -> Result<Instantly, EngineError> {
+        let instant = share && self.copies_instantly(located)?;
+        let writing = self.observe(located)?.writing();
+        match (instant, writing) {
+            (false, _) => Ok(Instantly::Not),
+            (true, Writing::Nobody | Writing::Directory(_)) => Ok(Instantly::AsItIs),
+            (true, Writing::Filesystem(mount_point)) => {
+                Ok(Instantly::Frozen(FreezePoint { id: located.id(), mount_point }))
+            }
+            (true, Writing::Device(number)) => {
+                // What the pod has written but not synced is in the cache of the device, above the image.
+                self.host.sync_loop(number)?;
+                Ok(Instantly::AsItIs)
+            }
+            (true, Writing::Unknown(number)) => Err(EngineError::Precondition(format!(
+                "/dev/loop{number} is on the image of volume {}, but its mount cannot be seen from here, so it cannot be frozen; give the driver kubelet's directory with Bidirectional mount propagation, or end the pods that use the volume",
+                located.id()
+            ))),
+        }
+    }
+
+    /// The volume's pool can copy it at one instant, whoever writes.
+    fn copies_instantly(&self, located: &Located) -> Result<bool, EngineError> {
+        let shares = located.pool.shares_blocks(&*self.host)?;
+        Ok(match located.volume().resolved {
+            // Elsewhere each file has an instant of its own.
+            Resolved::Hostpath => {
+                let space = self.host.space(located.pool.store.directory())?;
+                shares && space.filesystem == crate::host::PoolFilesystem::Btrfs
+            }
+            Resolved::Loop { .. } => shares,
+        })
+    }
+
+    /// Copies a volume as it is now.
+    pub(super) fn copy_now(
+        &self,
+        located: &Located,
+        target: CopyTarget<'_>,
+    ) -> Result<(), EngineError> {
+        let dir = located.pool.store.open_volume(&located.volume().key)?;
+        let name = located.id().to_string();
+        let source = CopySource { dir: &dir, resolved: located.volume().resolved, name: &name };
+        self.copy_still(source, target, &Progress::default())
+    }
+
+    /// Copies a volume while nobody writes to it.
+    fn copy_quietly(&self, located: &Located, target: CopyTarget<'_>) -> Result<(), EngineError> {
+        let progress = Arc::new(Progress::default());
+        let key = &located.volume().key;
+        let _copy = self.traffic.begin_copy(key, &progress).ok_or_else(|| {
+            EngineError::Precondition(format!(
+                "volume {} is just being mounted; end the pods that use it, then repeat",
+                located.id()
+            ))
+        })?;
+        // In this order: a Node call that comes in from here on interrupts the copy.
+        let observed = self.observe(located)?;
+        let writing = observed.writing();
+        if writing != Writing::Nobody {
+            return Err(in_use(located, &writing));
+        }
+        let dir = located.pool.store.open_volume(key)?;
+        let name = located.id().to_string();
+        let source = CopySource { dir: &dir, resolved: located.volume().resolved, name: &name };
+        self.copy_still(source, target, &progress)?;
+        if progress.is_interrupted() {
+            return Err(backend::BackendError::Interrupted.into());
+        }
+        Ok(())
+    }
+
+    /// What a copy of a volume will take of its pool.
+    pub(super) fn measure(&self, located: &Located) -> Result<ByteSize, EngineError> {
+        let dir = located.pool.store.open_volume(&located.volume().key)?;
+        self.measure_in(&dir, located.volume().resolved)
+    }
+
+    /// What the data in a directory takes.
+    pub(super) fn measure_in(
+        &self,
+        dir: &VolumeDir,
+        resolved: Resolved,
+    ) -> Result<ByteSize, EngineError> {
+        Ok(match resolved {
+            Resolved::Hostpath => backend::measure_directory(dir)?,
+            Resolved::Loop { .. } => self.host.allocated(dir.image_to_read()?.as_fd())?,
+        })
+    }
+}
+
+/// How a volume can be copied at one instant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Instantly {
+    /// With its writers held up.
+    Frozen(FreezePoint),
+    /// Nothing has to be held up.
+    AsItIs,
+    /// It cannot.
+    Not,
+}
+
+/// Does a copy while a second thread notes how far it is.
+fn reporting(
+    name: &str,
+    dir: &VolumeDir,
+    progress: &Progress,
+    copy: impl FnOnce() -> Result<(), EngineError>,
+) -> Result<(), EngineError> {
+    let done = (Mutex::new(false), Condvar::new());
+    let result = std::thread::scope(|scope| {
+        scope.spawn(|| report(name, dir, progress, &done));
+        let result = copy();
+        *done.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        done.1.notify_all();
+        result
+    });
+    dir.end_progress()?;
+    result
+}
+
+fn report(name: &str, dir: &VolumeDir, progress: &Progress, done: &(Mutex<bool>, Condvar)) {
+    let mut said = Instant::now();
+    let mut is_done = done.0.lock().unwrap_or_else(PoisonError::into_inner);
+    while !*is_done {
+        let waited = done.1.wait_timeout(is_done, NOTE).unwrap_or_else(PoisonError::into_inner);
+        is_done = waited.0;
+        if *is_done {
+            return;
+        }
+        let (copied, total) = progress.figures();
+        if let Err(error) = dir.note_progress(name, copied, total) {
+            tracing::warn!(source = name, error = chain(&error), "cannot note how far a copy is");
+        }
+        if said.elapsed() >= SAY {
+            said = Instant::now();
+            tracing::info!(source = name, %copied, %total, "copying");
+        }
+    }
+}

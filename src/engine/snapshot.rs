@@ -1,0 +1,305 @@
+//! Snapshots: make, delete, look up, list.
+
+use std::sync::Arc;
+
+use super::copying::CopyTarget;
+use super::open_pool::OpenPool;
+use super::pools::random;
+use super::{Engine, EngineError, Located, reaper};
+use crate::backend;
+use crate::store::{Kind, Name, Resolved, Snapshot, SnapshotEntry, VolumeDir};
+use crate::volume::{
+    Allocation, ByteSize, Generation, GroupId, Key, OnDelete, PoolTag, SnapshotId, Topology,
+    VolumeId,
+};
+
+/// What a new snapshot is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotSpec {
+    /// The CO's name.
+    pub name: String,
+    /// The key of that name.
+    pub key: Key,
+    /// The volume.
+    pub source: VolumeId,
+    /// Where it must be reachable from; empty when the request does not say.
+    pub requisite: Vec<Topology>,
+}
+
+/// A snapshot that exists, with its pool.
+#[derive(Debug, Clone)]
+pub struct FoundSnapshot {
+    /// The tag of its pool.
+    pub pool: PoolTag,
+    /// Its record.
+    pub snapshot: Arc<Snapshot>,
+}
+
+impl FoundSnapshot {
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> SnapshotId {
+        self.snapshot.id(self.pool.clone())
+    }
+
+    /// The volume that it was taken of.
+    #[must_use]
+    pub fn source(&self) -> VolumeId {
+        self.snapshot.source.volume_id(self.pool.clone())
+    }
+
+    /// The group that it was taken in.
+    #[must_use]
+    pub fn group(&self) -> Option<GroupId> {
+        self.snapshot.group.as_ref().map(|group| group.group_id(self.pool.clone()))
+    }
+}
+
+/// A snapshot with the pool that it lives in.
+type SnapshotIn = (Arc<OpenPool>, Arc<Snapshot>);
+
+fn damaged(id: &impl ToString, reason: String) -> EngineError {
+    let path = std::path::Path::new("snapshots").join(id.to_string());
+    let source = crate::store::StoreError::Damaged { path, reason };
+    EngineError::Damaged { id: id.to_string(), source }
+}
+
+/// Now, as records keep it.
+pub(super) fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
+}
+
+/// A generation for something new.
+pub(super) fn generation() -> Result<Generation, EngineError> {
+    let mut bits = [0; 4];
+    random(&mut bits)?;
+    Ok(Generation::from_bits(bits))
+}
+
+/// The volume may be copied at all.
+pub(super) fn may_be_copied(located: &Located) -> Result<(), EngineError> {
+    if located.volume().on_delete == OnDelete::Wipe {
+        return Err(EngineError::Precondition(format!(
+            "volume {} has onDelete=wipe, and a copy would keep what is to be overwritten; change onDelete first",
+            located.id()
+        )));
+    }
+    Ok(())
+}
+
+/// The error for data that does not fit beside what the pool has promised.
+pub(super) fn no_room(charge: ByteSize, pool: &OpenPool, room: ByteSize) -> EngineError {
+    EngineError::NoSpace(format!(
+        "no room for {charge} in pool {}: {room} can still be promised; delete snapshots or volumes, or lower its reserve",
+        pool.name
+    ))
+}
+
+impl Engine {
+    /// Makes a snapshot, or finds the one that an earlier call made.
+    ///
+    /// # Errors
+    /// See [`EngineError`]; no snapshot exists then that did not before.
+    pub fn create_snapshot(&self, spec: &SnapshotSpec) -> Result<FoundSnapshot, EngineError> {
+        if let Some(found) = self.snapshot_by_key(&spec.key)? {
+            if found.snapshot.source != Name::from(&spec.source) {
+                return Err(EngineError::Conflict(format!(
+                    "a snapshot of this name exists of volume {}, the request asks for one of {}; delete it first or use another name",
+                    found.source(),
+                    spec.source
+                )));
+            }
+            return Ok(found);
+        }
+        let located = self.locate(&spec.source)?;
+        self.check_requisite(&spec.requisite)?;
+        may_be_copied(&located)?;
+        let charge = self.measure(&located)?;
+        let pool = &located.pool;
+        let hold = pool.reserve(charge, Allocation::Thin, &*self.host)?;
+        let _hold = hold.map_err(|room| no_room(charge, pool, room))?;
+        let full = |error: EngineError| {
+            error.when_full(|cause| {
+                EngineError::NoSpace(format!(
+                    "the filesystem of pool {} is full: {cause}",
+                    pool.name
+                ))
+            })
+        };
+        let incoming = pool.store.begin(Kind::Snapshot, &spec.key, &*self.host);
+        let incoming = incoming.map_err(|e| full(e.into()))?;
+        let itself = Name { key: spec.key.clone(), generation: generation()? };
+        let made = self
+            .take(&located, incoming.dir(), itself, &spec.name)
+            .and_then(|snapshot| Ok(incoming.commit_snapshot(snapshot)?));
+        match made {
+            Ok(snapshot) => Ok(FoundSnapshot { pool: pool.tag(), snapshot }),
+            Err(error) => Err(full(error).with_undo(incoming.abandon(&*self.host))),
+        }
+    }
+
+    /// Fills the directory of a new snapshot and flushes it.
+    fn take(
+        &self,
+        located: &Located,
+        dir: &VolumeDir,
+        itself: Name,
+        name: &str,
+    ) -> Result<Snapshot, EngineError> {
+        let created = now();
+        self.copy_volume(located, self.snapshot_target(located, dir)?)?;
+        self.seal_snapshot(
+            located,
+            dir,
+            Snapshot {
+                itself,
+                name: name.to_owned(),
+                created,
+                source: located.volume().itself(),
+                group: None,
+                resolved: located.volume().resolved,
+                size: located.volume().size,
+                charge: ByteSize::ZERO,
+            },
+        )
+    }
+
+    /// What the data of a snapshot becomes.
+    pub(super) fn snapshot_target<'a>(
+        &self,
+        located: &Located,
+        dir: &'a VolumeDir,
+    ) -> Result<CopyTarget<'a>, EngineError> {
+        Ok(CopyTarget {
+            dir,
+            size: located.volume().size,
+            allocation: Allocation::Thin,
+            share: located.pool.shares_blocks(&*self.host)?,
+            read_only: true,
+        })
+    }
+
+    /// Flushes the data of a new snapshot and says what it takes.
+    pub(super) fn seal_snapshot(
+        &self,
+        located: &Located,
+        dir: &VolumeDir,
+        mut snapshot: Snapshot,
+    ) -> Result<Snapshot, EngineError> {
+        if matches!(located.volume().resolved, Resolved::Loop { .. }) {
+            backend::seal_image(dir)?;
+        }
+        snapshot.charge = self.measure_in(dir, snapshot.resolved)?;
+        Ok(snapshot)
+    }
+
+    /// A request's topology includes this node.
+    ///
+    /// # Errors
+    /// [`EngineError::NoSpace`]: not here.
+    pub(super) fn check_requisite(&self, requisite: &[Topology]) -> Result<(), EngineError> {
+        if requisite.is_empty() || requisite.iter().any(|term| self.is_accessible(term)) {
+            return Ok(());
+        }
+        Err(EngineError::NoSpace(format!(
+            "none of the required topologies is this node's ({:?})",
+            self.topology
+        )))
+    }
+
+    /// The snapshot of a key, in whichever pool it is.
+    fn snapshot_by_key(&self, key: &Key) -> Result<Option<FoundSnapshot>, EngineError> {
+        // A pool that is away could have one as well, but only of a volume that is away too.
+        for pool in self.pools.open_ones() {
+            match pool.store.snapshot(key) {
+                None => {}
+                Some(SnapshotEntry::Whole(snapshot)) => {
+                    return Ok(Some(FoundSnapshot { pool: pool.tag(), snapshot }));
+                }
+                Some(SnapshotEntry::Damaged { reason, .. }) => return Err(damaged(key, reason)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The snapshot of an id together with its pool; `None` when its pool is here and has no such snapshot.
+    pub(super) fn find_snapshot(&self, id: &SnapshotId) -> Result<Option<SnapshotIn>, EngineError> {
+        let pool = self.pools.by_tag(&id.pool)?;
+        match pool.store.snapshot(&id.key) {
+            None => Ok(None),
+            Some(SnapshotEntry::Whole(snapshot)) => {
+                Ok((snapshot.itself.generation == id.generation).then_some((pool, snapshot)))
+            }
+            Some(SnapshotEntry::Damaged { reason, .. }) => Err(damaged(id, reason)),
+        }
+    }
+
+    /// The snapshot of an id.
+    ///
+    /// # Errors
+    /// It does not exist, is damaged, or its pool is away.
+    pub fn get_snapshot(&self, id: &SnapshotId) -> Result<FoundSnapshot, EngineError> {
+        let (pool, snapshot) = self.find_snapshot(id)?.ok_or_else(|| no_snapshot(id))?;
+        Ok(FoundSnapshot { pool: pool.tag(), snapshot })
+    }
+
+    /// Ends a snapshot. One that does not exist is fine; volumes that were restored from it are not touched.
+    ///
+    /// # Errors
+    /// It belongs to a group, is damaged, or its pool is away.
+    pub fn delete_snapshot(&self, id: &SnapshotId) -> Result<(), EngineError> {
+        let Some((pool, snapshot)) = self.find_snapshot(id)? else { return Ok(()) };
+        if let Some(group) = &snapshot.group {
+            return Err(EngineError::Invalid(format!(
+                "snapshot {id} belongs to the group {}; delete the group",
+                group.group_id(pool.tag())
+            )));
+        }
+        pool.store.bury_snapshot(&snapshot)?;
+        reaper::wake(&pool, &self.host);
+        Ok(())
+    }
+
+    /// At most `count` snapshots behind `after`, in the order of pool tags and keys, and whether there are more; only
+    /// those of a volume when one is named. Damaged ones have no id that could be told.
+    #[must_use]
+    pub fn list_snapshots(
+        &self,
+        after: Option<&SnapshotId>,
+        source: Option<&VolumeId>,
+        count: usize,
+    ) -> (Vec<FoundSnapshot>, bool) {
+        let mut pools = self.pools.here();
+        pools.retain(|pool| source.is_none_or(|source| source.pool == pool.tag()));
+        pools.sort_by_key(|pool| pool.tag());
+        let source = source.map(Name::from);
+        let mut listed = Vec::new();
+        for pool in pools {
+            let tag = pool.tag();
+            let mut behind = match after {
+                Some(after) if after.pool > tag => continue,
+                Some(after) if after.pool == tag => Some(after.key.clone()),
+                Some(_) | None => None,
+            };
+            // One more than asked tells whether there is another page.
+            while listed.len() <= count {
+                let more = (count - listed.len()).saturating_add(1);
+                let page = pool.store.snapshots_after(behind.as_ref(), source.as_ref(), more);
+                let Some((last, _)) = page.last() else { break };
+                behind = Some(last.clone());
+                for (_, entry) in page {
+                    if let SnapshotEntry::Whole(snapshot) = entry {
+                        listed.push(FoundSnapshot { pool: tag.clone(), snapshot });
+                    }
+                }
+            }
+        }
+        let more = listed.len() > count;
+        listed.truncate(count);
+        (listed, more)
+    }
+}
+
+pub(super) fn no_snapshot(id: &SnapshotId) -> EngineError {
+    EngineError::NotFound(format!("snapshot {id} does not exist"))
+}

@@ -1,0 +1,190 @@
+//! Volumes that begin with something: restores of snapshots and clones of volumes.
+//!
+//! A copy keeps the filesystem and the sector size of its source, gets a UUID of its own, and is grown to its size at
+//! birth. Its root directory keeps the source's owner and mode: they are content.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use super::copying::{CopySource, CopyTarget};
+use super::create::{Plan, check_flags, size_error, wanted_filesystem};
+use super::open_pool::OpenPool;
+use super::snapshot::{may_be_copied, no_snapshot};
+use super::{Engine, EngineError, Located};
+use crate::backend::{self, Progress};
+use crate::store::{Resolved, Snapshot, VolumeDir};
+use crate::volume::{
+    Allocation, ByteSize, CapacityRange, CreateSpec, Filesystem, OnDelete, Source,
+};
+
+/// What a volume begins with.
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub(super) pool: Arc<OpenPool>,
+    pub(super) resolved: Resolved,
+    pub(super) size: ByteSize,
+    kind: OriginKind,
+}
+
+#[derive(Debug)]
+enum OriginKind {
+    Snapshot(Arc<Snapshot>),
+    Volume(Box<Located>),
+}
+
+impl Origin {
+    fn dir(&self) -> Result<VolumeDir, EngineError> {
+        Ok(match &self.kind {
+            OriginKind::Snapshot(snapshot) => self.pool.store.open_snapshot(snapshot)?,
+            OriginKind::Volume(located) => self.pool.store.open_volume(&located.volume().key)?,
+        })
+    }
+}
+
+fn incompatible(text: &str) -> EngineError {
+    EngineError::Invalid(format!("volume_content_source: {text}"))
+}
+
+impl Engine {
+    /// What a source names.
+    ///
+    /// # Errors
+    /// It does not exist, may not be copied, or its pool is away.
+    pub(super) fn origin(&self, source: &Source) -> Result<Origin, EngineError> {
+        match source {
+            Source::Snapshot(id) => {
+                let (pool, snapshot) = self.find_snapshot(id)?.ok_or_else(|| no_snapshot(id))?;
+                let (resolved, size) = (snapshot.resolved, snapshot.size);
+                Ok(Origin { pool, resolved, size, kind: OriginKind::Snapshot(snapshot) })
+            }
+            Source::Volume(id) => {
+                let located = self.locate(id)?;
+                may_be_copied(&located)?;
+                let (resolved, size) = (located.volume().resolved, located.volume().size);
+                let pool = Arc::clone(&located.pool);
+                Ok(Origin { pool, resolved, size, kind: OriginKind::Volume(Box::new(located)) })
+            }
+        }
+    }
+
+    /// What a request for a copy comes to.
+    ///
+    /// # Errors
+    /// The source cannot become what is asked for.
+    pub(super) fn plan_copy(
+        &self,
+        spec: &CreateSpec,
+        origin: &Origin,
+    ) -> Result<Plan, EngineError> {
+        let (has, wants) = (origin.resolved.backend(), spec.parameters.backend);
+        if has != wants {
+            return Err(incompatible(&format!(
+                "its backend is {has}, the class asks for {wants}; use a class with backend={has}"
+            )));
+        }
+        let resolved = match origin.resolved {
+            Resolved::Hostpath if spec.is_block() => {
+                return Err(incompatible(
+                    "it is a directory; backend=hostpath has no raw block volumes",
+                ));
+            }
+            Resolved::Hostpath => Resolved::Hostpath,
+            Resolved::Loop { filesystem, sector, .. } => Resolved::Loop {
+                filesystem: self.filesystem_of_copy(spec, origin, filesystem)?,
+                sector,
+                allocation: spec.parameters.allocation,
+                direct_io: spec.parameters.direct_io,
+            },
+        };
+        check_flags(spec, resolved)?;
+        Ok(Plan { size: size_of_copy(spec, origin)?, resolved, mkfs_options: Vec::new() })
+    }
+
+    /// The filesystem that a copy of an image has; `None` for raw block, which may well have one in it.
+    fn filesystem_of_copy(
+        &self,
+        spec: &CreateSpec,
+        origin: &Origin,
+        has: Option<Filesystem>,
+    ) -> Result<Option<Filesystem>, EngineError> {
+        if spec.is_block() {
+            return Ok(None);
+        }
+        let found = if let Some(filesystem) = has {
+            filesystem
+        } else {
+            let image = origin.dir()?.image_to_read()?;
+            let signature = self.host.probe(image.as_fd())?.ok_or_else(|| {
+                incompatible(
+                    "it is a raw block device without a filesystem (ext4, xfs, btrfs) on it; ask for volumeMode: Block",
+                )
+            })?;
+            signature.filesystem
+        };
+        match wanted_filesystem(spec)? {
+            Some(wanted) if wanted != found => Err(incompatible(&format!(
+                "it has {found}, the request asks for {wanted}; a copy keeps its source's filesystem"
+            ))),
+            Some(_) | None => Ok(Some(found)),
+        }
+    }
+
+    /// Fills the directory of a new volume with a copy and flushes it.
+    pub(super) fn fill_copy(
+        &self,
+        dir: &VolumeDir,
+        spec: &CreateSpec,
+        plan: &Plan,
+        pool: &OpenPool,
+        origin: &Origin,
+    ) -> Result<(), EngineError> {
+        let allocation = match plan.resolved {
+            Resolved::Hostpath => Allocation::Thin,
+            Resolved::Loop { allocation, .. } => allocation,
+        };
+        // Shared blocks are neither reserved nor overwritten in place.
+        let share = pool.tag() == origin.pool.tag()
+            && allocation == Allocation::Thin
+            && spec.parameters.on_delete != OnDelete::Wipe
+            && pool.shares_blocks(&*self.host)?;
+        let target = CopyTarget { dir, size: plan.size, allocation, share, read_only: false };
+        match &origin.kind {
+            OriginKind::Volume(located) => self.copy_volume(located, target)?,
+            OriginKind::Snapshot(snapshot) => {
+                let from = origin.dir()?;
+                let name = snapshot.id(origin.pool.tag()).to_string();
+                let source = CopySource { dir: &from, resolved: origin.resolved, name: &name };
+                self.copy_still(source, target, &Progress::default())?;
+            }
+        }
+        if let Resolved::Loop { filesystem, sector, .. } = plan.resolved {
+            if let Some(filesystem) = filesystem {
+                let image = dir.image_to_write()?;
+                self.host.renew(image.as_fd(), filesystem, sector)?;
+            }
+            backend::seal_image(dir)?;
+        }
+        Ok(())
+    }
+}
+
+/// The size of a copy: at least that of its source.
+fn size_of_copy(spec: &CreateSpec, origin: &Origin) -> Result<ByteSize, EngineError> {
+    let range = spec.capacity;
+    if range.limit.is_some_and(|limit| limit < origin.size) {
+        return Err(EngineError::Size(format!(
+            "the source has {}, which is above limit_bytes; ask for at least as much",
+            origin.size
+        )));
+    }
+    if range.required <= origin.size {
+        return Ok(origin.size);
+    }
+    let filesystem = match origin.resolved {
+        Resolved::Hostpath => None,
+        Resolved::Loop { filesystem, .. } => filesystem,
+    };
+    let (minimum, step) = backend::smallest(origin.resolved.backend(), filesystem);
+    let range = CapacityRange { required: range.required.max(origin.size), limit: range.limit };
+    range.choose(minimum, step).map_err(|error| size_error(&error))
+}
