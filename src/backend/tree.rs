@@ -395,7 +395,7 @@ mod tests {
     #[test]
     fn an_interrupted_copy_says_so() {
         let temporary = tempfile::tempdir().unwrap();
-        std::fs::write(temporary.path().join("f"), b"x").unwrap();
+        std::fs::File::create(temporary.path().join("f")).unwrap();
         let progress = Progress::default();
         progress.interrupt();
         let to = tempfile::tempdir().unwrap();
