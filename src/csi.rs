@@ -7,10 +7,13 @@
 
 mod capability;
 mod controller;
+mod group;
 mod identity;
 mod jobs;
+mod metadata;
 mod node;
 pub mod proto;
+mod reply;
 mod request;
 mod rpc;
 mod server;

@@ -19,7 +19,9 @@ pub use id::{Generation, GroupId, IdError, Key, PoolTag, PoolUuid, SnapshotId, V
 pub use inline::{Pod, PodError};
 pub use mkfs::MkfsOption;
 pub use mount_options::{MountAttributes, MountFlagError, MountFlags};
-pub use parameters::{PARAMETERS, ParameterError, ParameterHelp, Parameters, PoolChoice};
+pub use parameters::{
+    MUTABLE, MutableParameters, PARAMETERS, ParameterError, ParameterHelp, Parameters, PoolChoice,
+};
 pub use quantity::{QuantityError, parse as parse_quantity};
 pub use size::{ByteSize, CapacityRange, SizeError};
 pub use spec::{CreateSpec, Source, Topology};

@@ -1,8 +1,10 @@
 //! The one list of what the driver says it can do.
 
 use super::proto::{
-    ControllerServiceCapability, NodeServiceCapability, PluginCapability,
+    ControllerServiceCapability, GroupControllerServiceCapability, NodeServiceCapability,
+    PluginCapability,
     controller_service_capability::{self, rpc::Type as ControllerRpc},
+    group_controller_service_capability,
     node_service_capability::{self, rpc::Type as NodeRpc},
     plugin_capability::{
         self, Service, VolumeExpansion, service::Type as PluginService,
@@ -24,6 +26,11 @@ pub(super) fn controller_rpcs(features: Features, attach: bool) -> Vec<Controlle
         ControllerRpc::ListVolumes,
         ControllerRpc::GetCapacity,
         ControllerRpc::GetVolume,
+        ControllerRpc::CreateDeleteSnapshot,
+        ControllerRpc::ListSnapshots,
+        ControllerRpc::GetSnapshot,
+        ControllerRpc::CloneVolume,
+        ControllerRpc::ModifyVolume,
         // With this and the node's, ReadWriteOnce means one node and ReadWriteOncePod one pod.
         ControllerRpc::SingleNodeMultiWriter,
     ];
@@ -66,6 +73,13 @@ pub(super) fn node() -> Vec<NodeServiceCapability> {
     NODE_RPCS.into_iter().map(wrap).collect()
 }
 
+/// What the group controller can do.
+pub(super) fn group_controller() -> Vec<GroupControllerServiceCapability> {
+    use group_controller_service_capability::{Rpc, Type, rpc::Type as GroupRpc};
+    let r#type = GroupRpc::CreateDeleteGetVolumeGroupSnapshot.into();
+    vec![GroupControllerServiceCapability { r#type: Some(Type::Rpc(Rpc { r#type })) }]
+}
+
 pub(super) fn plugin() -> Vec<PluginCapability> {
     let service = |service: PluginService| PluginCapability {
         r#type: Some(plugin_capability::Type::Service(Service { r#type: service.into() })),
@@ -79,6 +93,9 @@ pub(super) fn plugin() -> Vec<PluginCapability> {
     vec![
         service(PluginService::ControllerService),
         service(PluginService::VolumeAccessibilityConstraints),
+        service(PluginService::GroupControllerService),
+        service(PluginService::SnapshotMetadataService),
+        service(PluginService::SnapshotAccessibilityConstraints),
         expansion,
     ]
 }

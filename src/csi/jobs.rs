@@ -28,7 +28,7 @@ pub struct Jobs {
 /// What a job works on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claims {
-    key: String,
+    keys: Vec<String>,
     /// It changes or ends what the key names, so that nobody may be copying it.
     whole: bool,
     pins: Vec<String>,
@@ -37,12 +37,24 @@ pub struct Claims {
 impl Claims {
     /// A Node call on what the key names; no copy holds it up.
     pub fn node(key: impl Into<String>) -> Self {
-        Self { key: key.into(), whole: false, pins: Vec::new() }
+        Self { keys: vec![key.into()], whole: false, pins: Vec::new() }
     }
 
     /// A change of what the key names.
     pub fn whole(key: impl Into<String>) -> Self {
-        Self { key: key.into(), whole: true, pins: Vec::new() }
+        Self { keys: vec![key.into()], whole: true, pins: Vec::new() }
+    }
+
+    /// Changes nothing, but keeps these from being changed.
+    pub fn reading(keys: impl IntoIterator<Item = String>) -> Self {
+        Self { keys: Vec::new(), whole: false, pins: Vec::new() }.pinning(keys)
+    }
+
+    /// Changes these as well.
+    #[must_use]
+    pub fn with(mut self, keys: impl IntoIterator<Item = String>) -> Self {
+        self.keys.extend(keys);
+        self
     }
 
     /// Keeps what another key names from being changed meanwhile.
@@ -77,13 +89,13 @@ struct Keys {
 impl Keys {
     /// Takes all that is claimed, or says what is not to be had.
     fn take(&mut self, claims: &Claims) -> Result<(), String> {
-        let key = &claims.key;
-        if self.busy.contains_key(key) {
+        if let Some(key) = claims.keys.iter().find(|key| self.busy.contains_key(*key)) {
             return Err(format!(
                 "another request for {key} is running; try again when it has ended"
             ));
         }
-        if claims.whole && self.pinned.contains_key(key) {
+        let pinned = claims.keys.iter().find(|key| self.pinned.contains_key(*key));
+        if let Some(key) = pinned.filter(|_| claims.whole) {
             return Err(format!("{key} is being copied; try again when that has ended"));
         }
         if let Some(pin) = claims.pins.iter().find(|pin| self.busy.get(*pin) == Some(&true)) {
@@ -91,7 +103,7 @@ impl Keys {
                 "the source {pin} is being changed; try again when that has ended"
             ));
         }
-        self.busy.insert(key.clone(), claims.whole);
+        self.busy.extend(claims.keys.iter().map(|key| (key.clone(), claims.whole)));
         for pin in &claims.pins {
             *self.pinned.entry(pin.clone()).or_default() += 1;
         }
@@ -99,7 +111,9 @@ impl Keys {
     }
 
     fn give_back(&mut self, claims: &Claims) {
-        self.busy.remove(&claims.key);
+        for key in &claims.keys {
+            self.busy.remove(key);
+        }
         for pin in &claims.pins {
             if let Some(count) = self.pinned.get_mut(pin) {
                 *count -= 1;

@@ -4,19 +4,25 @@
 //! Limits are those of CSI 1.13 ("Size Limits"): strings 128 bytes, maps 4 KiB; paths as long as Linux allows.
 
 mod inline;
+mod snapshot;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use tonic::Status;
 
 pub(super) use inline::inline;
+pub(super) use snapshot::{
+    content_source, create_group, create_snapshot, group_id, group_id_or_unknown, members,
+    snapshot_id, snapshot_id_or_unknown, source,
+};
 
 use super::proto;
 use crate::engine::{AttachRequest, CapacityQuery, PublishRequest, StageRequest};
 use crate::volume::{
-    AccessMode, AccessType, CapacityRange, CreateSpec, Filesystem, Key, MountFlags, Parameters,
-    SizeError, Topology, VolumeCapability, VolumeId,
+    AccessMode, AccessType, CapacityRange, CreateSpec, Filesystem, Key, MountFlags,
+    MutableParameters, Parameters, SizeError, Topology, VolumeCapability, VolumeId,
 };
 
 const STRING_LIMIT: usize = 128;
@@ -184,42 +190,72 @@ fn topology(raw: &proto::Topology) -> Topology {
     raw.segments.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
-/// A CreateVolume request.
-pub(super) fn create(request: &proto::CreateVolumeRequest) -> Result<CreateSpec, Status> {
-    let name = required("name", &request.name)?;
+/// The terms of which one must hold; none when the request does not say.
+fn requisite(requirement: Option<&proto::TopologyRequirement>) -> Vec<Topology> {
+    requirement.map_or_else(Vec::new, |requirement| {
+        // Without requisite terms the preferred ones are all there is (CSI 1.13, TopologyRequirement).
+        let terms = if requirement.requisite.is_empty() {
+            &requirement.preferred
+        } else {
+            &requirement.requisite
+        };
+        terms.iter().map(topology).collect()
+    })
+}
+
+/// A CO's name for something new.
+fn name(text: &str) -> Result<&str, Status> {
+    let name = required("name", text)?;
     // CSI 1.13 forbids these control characters in a name; tab, newline and carriage return it allows.
     let forbidden = |c: char| c.is_control() && !matches!(c, '\t' | '\n' | '\r');
     if name.chars().any(forbidden) {
         return Err(invalid("name has control characters"));
     }
-    if request.volume_content_source.is_some() {
-        return Err(invalid(
-            "volume_content_source is not supported: this driver has no snapshots or clones yet",
-        ));
+    Ok(name)
+}
+
+/// The parameters that can be changed later.
+pub(super) fn mutable_parameters(
+    raw: &HashMap<String, String>,
+) -> Result<MutableParameters, Status> {
+    MutableParameters::parse(&map("mutable_parameters", raw)?)
+        .map_err(|error| invalid(error.to_string()))
+}
+
+/// How many entries a page may have.
+pub(super) fn page_length(max_entries: i32) -> Result<usize, Status> {
+    match usize::try_from(max_entries) {
+        Err(_negative) => Err(invalid("max_entries is negative")),
+        Ok(0) => Ok(usize::MAX),
+        Ok(most) => Ok(most),
     }
-    if !request.mutable_parameters.is_empty() {
-        return Err(invalid(
-            "mutable_parameters are not supported: volumes cannot be modified yet",
-        ));
+}
+
+/// The last entry of the page before; CSI 1.13 wants ABORTED for a token that is none.
+pub(super) fn token<T: FromStr>(text: &str) -> Result<Option<T>, Status> {
+    if text.is_empty() {
+        return Ok(None);
     }
+    text.parse().map(Some).map_err(|_foreign| {
+        Status::aborted("starting_token is not from this driver; list again from the start")
+    })
+}
+
+/// A CreateVolume request.
+pub(super) fn create(request: &proto::CreateVolumeRequest) -> Result<CreateSpec, Status> {
+    let name = name(&request.name)?;
+    let mut parameters = parameters(&request.parameters)?;
+    let change = mutable_parameters(&request.mutable_parameters)?;
+    parameters.on_delete = change.on_delete.unwrap_or(parameters.on_delete);
     let capabilities = capabilities(&request.volume_capabilities)?;
-    let requirement = request.accessibility_requirements.as_ref();
     Ok(CreateSpec {
         name: name.to_owned(),
         key: Key::of_name(name),
         capacity: capacity_range(request.capacity_range.as_ref())?,
         capabilities,
-        parameters: parameters(&request.parameters)?,
-        source: None,
-        requisite: requirement.map_or_else(Vec::new, |requirement| {
-            // Without requisite terms the preferred ones are all there is (CSI 1.13, TopologyRequirement).
-            let terms = if requirement.requisite.is_empty() {
-                &requirement.preferred
-            } else {
-                &requirement.requisite
-            };
-            terms.iter().map(topology).collect()
-        }),
+        parameters,
+        source: source(request.volume_content_source.as_ref())?,
+        requisite: requisite(request.accessibility_requirements.as_ref()),
         pod: None,
     })
 }

@@ -17,7 +17,9 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
 use super::controller::Controller;
+use super::group::GroupController;
 use super::identity::Identity;
+use super::metadata::SnapshotMetadata;
 use super::node::Node;
 use super::proto::{
     controller_server, group_controller_server, identity_server, node_server,
@@ -31,14 +33,6 @@ pub const RETRY: Duration = Duration::from_secs(10);
 
 /// After a stop, and after the last job: time for the last replies to reach their clients.
 const FAREWELL: Duration = Duration::from_secs(1);
-
-/// Services that are not advertised yet. The contract wants a text with every error, also with UNIMPLEMENTED, and tonic has
-/// none for a service that it does not know.
-#[derive(Debug)]
-struct NotYet;
-
-impl group_controller_server::GroupController for NotYet {}
-impl snapshot_metadata_server::SnapshotMetadata for NotYet {}
 
 /// Where the server listens: a unix socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -205,6 +199,8 @@ pub async fn serve(
         jobs: Arc::clone(&jobs),
         features: config.features,
     };
+    let group = GroupController { engine: Arc::clone(&engine), jobs: Arc::clone(&jobs) };
+    let metadata = SnapshotMetadata { engine: Arc::clone(&engine), jobs: Arc::clone(&jobs) };
     let node = Node { engine, jobs: Arc::clone(&jobs), name: config.node_id };
     let (stopping, mut stopped) = tokio::sync::watch::channel(false);
     let stop = async move {
@@ -216,8 +212,8 @@ pub async fn serve(
         .add_service(identity_server::IdentityServer::new(identity))
         .add_service(controller_server::ControllerServer::new(controller))
         .add_service(node_server::NodeServer::new(node))
-        .add_service(group_controller_server::GroupControllerServer::new(NotYet))
-        .add_service(snapshot_metadata_server::SnapshotMetadataServer::new(NotYet))
+        .add_service(group_controller_server::GroupControllerServer::new(group))
+        .add_service(snapshot_metadata_server::SnapshotMetadataServer::new(metadata))
         .serve_with_incoming_shutdown(incoming, stop);
     let served = tokio::select! {
         served = serving => served,

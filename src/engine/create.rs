@@ -127,9 +127,18 @@ impl Engine {
                 pool.name
             )));
         }
-        if spec.parameters.on_delete != OnDelete::Wipe {
-            return Ok(());
+        if spec.parameters.on_delete == OnDelete::Wipe {
+            self.check_wipe(pool, resolved)?;
         }
+        Ok(())
+    }
+
+    /// What is deleted there can be overwritten in place.
+    pub(super) fn check_wipe(
+        &self,
+        pool: &OpenPool,
+        resolved: Resolved,
+    ) -> Result<(), EngineError> {
         let in_place = match self.host.space(pool.store.directory())?.filesystem {
             PoolFilesystem::Ext | PoolFilesystem::Xfs => true,
             // Images there are NODATACOW; directories are not.

@@ -57,6 +57,11 @@ pub(super) enum Writing {
 }
 
 impl Writing {
+    /// Somebody may write.
+    pub(super) fn is_somebody(&self) -> bool {
+        *self != Self::Nobody
+    }
+
     /// The same in words.
     pub(super) fn describe(&self) -> String {
         match self {

@@ -56,9 +56,9 @@ impl FoundSnapshot {
 }
 
 /// A snapshot with the pool that it lives in.
-type SnapshotIn = (Arc<OpenPool>, Arc<Snapshot>);
+pub(super) type SnapshotIn = (Arc<OpenPool>, Arc<Snapshot>);
 
-fn damaged(id: &impl ToString, reason: String) -> EngineError {
+pub(super) fn damaged(id: &impl ToString, reason: String) -> EngineError {
     let path = std::path::Path::new("snapshots").join(id.to_string());
     let source = crate::store::StoreError::Damaged { path, reason };
     EngineError::Damaged { id: id.to_string(), source }
@@ -241,6 +241,21 @@ impl Engine {
     pub fn get_snapshot(&self, id: &SnapshotId) -> Result<FoundSnapshot, EngineError> {
         let (pool, snapshot) = self.find_snapshot(id)?.ok_or_else(|| no_snapshot(id))?;
         Ok(FoundSnapshot { pool: pool.tag(), snapshot })
+    }
+
+    /// The snapshot of an id as a listing, empty when there is none, or none of that volume.
+    ///
+    /// # Errors
+    /// It is damaged, or its pool is away.
+    pub fn snapshot_if_any(
+        &self,
+        id: &SnapshotId,
+        source: Option<&VolumeId>,
+    ) -> Result<(Vec<FoundSnapshot>, bool), EngineError> {
+        let found = self.find_snapshot(id)?;
+        let found = found.map(|(pool, snapshot)| FoundSnapshot { pool: pool.tag(), snapshot });
+        let fits = |found: &FoundSnapshot| source.is_none_or(|source| found.source() == *source);
+        Ok((found.filter(fits).into_iter().collect(), false))
     }
 
     /// Ends a snapshot. One that does not exist is fine; volumes that were restored from it are not touched.

@@ -74,10 +74,44 @@ pub const PARAMETERS: [ParameterHelp; 10] = [
     },
 ];
 
+/// The parameters that a VolumeAttributesClass may change.
+pub const MUTABLE: [&str; 1] = ["onDelete"];
+
 /// Kubernetes' own parameters start with this.
 const KUBERNETES_PREFIX: &str = "csi.storage.k8s.io/";
 /// The one of them that is read.
 const FSTYPE: &str = "csi.storage.k8s.io/fstype";
+
+/// What can be changed of a volume that exists; `None` is left as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MutableParameters {
+    /// `onDelete`
+    pub on_delete: Option<OnDelete>,
+}
+
+impl MutableParameters {
+    /// Reads mutable parameters; those under Kubernetes' prefix are ignored.
+    ///
+    /// # Errors
+    /// A parameter that cannot be changed or does not exist, or a value that it does not take.
+    pub fn parse(raw: &BTreeMap<String, String>) -> Result<Self, ParameterError> {
+        let mut parsed = Self::default();
+        for (name, value) in raw {
+            match name.as_str() {
+                "onDelete" => {
+                    parsed.on_delete = Some(word("onDelete", value, OnDelete::from_word)?);
+                }
+                other if other.starts_with(KUBERNETES_PREFIX) => {}
+                other => {
+                    return Err(ParameterError::Immutable {
+                        name: other.chars().take(80).collect(),
+                    });
+                }
+            }
+        }
+        Ok(parsed)
+    }
+}
 
 /// Why the parameters of a class are refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -85,6 +119,12 @@ pub enum ParameterError {
     /// No parameter has this name.
     #[error("unknown parameter {name:?}; the parameters are: {}", PARAMETERS.map(|p| p.name).join(", "))]
     Unknown {
+        /// The name as given.
+        name: String,
+    },
+    /// The parameter cannot be changed, or does not exist.
+    #[error("parameter {name:?} cannot be changed; the mutable parameters are: {}", MUTABLE.join(", "))]
+    Immutable {
         /// The name as given.
         name: String,
     },

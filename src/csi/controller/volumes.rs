@@ -7,27 +7,26 @@ use tonic::{Response, Status};
 
 use super::super::proto::{
     ControllerExpandVolumeRequest, ControllerExpandVolumeResponse, ControllerGetVolumeRequest,
-    ControllerGetVolumeResponse, CreateVolumeRequest, CreateVolumeResponse, DeleteVolumeRequest,
-    DeleteVolumeResponse, GetCapacityRequest, GetCapacityResponse, ListVolumesRequest,
-    ListVolumesResponse, Topology, ValidateVolumeCapabilitiesRequest,
-    ValidateVolumeCapabilitiesResponse, Volume, controller_get_volume_response,
-    list_volumes_response, validate_volume_capabilities_response::Confirmed,
+    ControllerGetVolumeResponse, ControllerModifyVolumeRequest, ControllerModifyVolumeResponse,
+    CreateVolumeRequest, CreateVolumeResponse, DeleteVolumeRequest, DeleteVolumeResponse,
+    GetCapacityRequest, GetCapacityResponse, ListVolumesRequest, ListVolumesResponse,
+    ValidateVolumeCapabilitiesRequest, ValidateVolumeCapabilitiesResponse, Volume,
+    controller_get_volume_response, list_volumes_response,
+    validate_volume_capabilities_response::Confirmed,
 };
-use super::super::{request, rpc};
-use super::Controller;
-use crate::volume::{ByteSize, VolumeId};
+use super::super::{Claims, reply, request, rpc};
+use super::{Controller, copy_lane, snapshot_key};
+use crate::volume::{ByteSize, Source, VolumeId};
 
 impl Controller {
-    fn volume(&self, id: &VolumeId, size: ByteSize) -> Volume {
+    fn volume(&self, id: &VolumeId, size: ByteSize, source: Option<&Source>) -> Volume {
         Volume {
             capacity_bytes: size.as_i64(),
             volume_id: id.to_string(),
             // The record has all that the node needs; a context could contradict it later.
             volume_context: HashMap::new(),
-            content_source: None,
-            accessible_topology: vec![Topology {
-                segments: self.engine.topology().clone().into_iter().collect(),
-            }],
+            content_source: source.map(request::content_source),
+            accessible_topology: vec![reply::topology(self.engine.topology())],
         }
     }
 
@@ -37,11 +36,22 @@ impl Controller {
     ) -> Result<Response<CreateVolumeResponse>, Status> {
         rpc::logged("CreateVolume", &request.name, async {
             let spec = request::create(&request)?;
-            let (engine, key) = (Arc::clone(&self.engine), spec.key.to_string());
-            // A class that names its pool does not wait behind another pool's hung disk.
-            let lane = format!("create in {}", spec.parameters.pool);
-            let created = self.jobs.change(&key, &lane, move || engine.create(&spec)).await?;
-            Ok(CreateVolumeResponse { volume: Some(self.volume(&created.id, created.size)) })
+            let engine = Arc::clone(&self.engine);
+            let source = spec.source.clone();
+            let claims = Claims::whole(spec.key.to_string());
+            let (claims, lane) = match &source {
+                // A class that names its pool does not wait behind another pool's hung disk.
+                None => (claims, format!("create in {}", spec.parameters.pool)),
+                Some(Source::Volume(id)) => {
+                    (claims.pinning([id.key.to_string()]), copy_lane(&id.pool))
+                }
+                Some(Source::Snapshot(id)) => {
+                    (claims.pinning([snapshot_key(&id.key)]), copy_lane(&id.pool))
+                }
+            };
+            let created = self.jobs.change(claims, &lane, move || engine.create(&spec)).await?;
+            let volume = self.volume(&created.id, created.size, source.as_ref());
+            Ok(CreateVolumeResponse { volume: Some(volume) })
         })
         .await
     }
@@ -93,23 +103,14 @@ impl Controller {
         request: ListVolumesRequest,
     ) -> Result<Response<ListVolumesResponse>, Status> {
         rpc::logged("ListVolumes", "", async {
-            let most = match u32::try_from(request.max_entries) {
-                Err(_) => return Err(Status::invalid_argument("max_entries is negative")),
-                Ok(0) => u32::MAX,
-                Ok(most) => most,
-            };
-            let after = (!request.starting_token.is_empty())
-                .then(|| request.starting_token.parse::<VolumeId>());
-            let after = after.transpose().map_err(|_foreign| {
-                Status::aborted("starting_token is not from this driver; list again from the start")
-            })?;
+            let count = request::page_length(request.max_entries)?;
+            let after = request::token::<VolumeId>(&request.starting_token)?;
             let engine = Arc::clone(&self.engine);
-            let count = usize::try_from(most).unwrap_or(usize::MAX);
             let (listed, more) =
                 self.jobs.read("list", move || Ok(engine.list(after.as_ref(), count))).await?;
             let last = listed.last().map(|volume| volume.id.to_string());
             let entries = listed.iter().map(|volume| list_volumes_response::Entry {
-                volume: Some(self.volume(&volume.id, volume.size)),
+                volume: Some(self.volume(&volume.id, volume.size, None)),
                 status: self.engine.attaches().then(|| list_volumes_response::VolumeStatus {
                     published_node_ids: volume.nodes.clone(),
                 }),
@@ -134,7 +135,7 @@ impl Controller {
             let nodes = volume.attachments.into_iter().map(|attachment| attachment.node);
             let shown = nodes.filter(|_| self.engine.attaches());
             Ok(ControllerGetVolumeResponse {
-                volume: Some(self.volume(&id, volume.size)),
+                volume: Some(self.volume(&id, volume.size, volume.request.source.as_ref())),
                 status: Some(controller_get_volume_response::VolumeStatus {
                     published_node_ids: shown.collect(),
                 }),
@@ -183,6 +184,22 @@ impl Controller {
                 capacity_bytes: expanded.size.as_i64(),
                 node_expansion_required: expanded.node_expansion_required,
             })
+        })
+        .await
+    }
+
+    pub(super) async fn modify(
+        &self,
+        request: ControllerModifyVolumeRequest,
+    ) -> Result<Response<ControllerModifyVolumeResponse>, Status> {
+        rpc::logged("ControllerModifyVolume", &request.volume_id, async {
+            request::any_volume_id(&request.volume_id)?;
+            let change = request::mutable_parameters(&request.mutable_parameters)?;
+            let id = request::volume_id(&request.volume_id)?;
+            let (engine, key, lane) =
+                (Arc::clone(&self.engine), id.key.to_string(), id.pool.to_string());
+            self.jobs.change(&key, &lane, move || engine.modify(&id, change)).await?;
+            Ok(ControllerModifyVolumeResponse {})
         })
         .await
     }

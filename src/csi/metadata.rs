@@ -1,0 +1,125 @@
+//! The SnapshotMetadata service: streams of changed blocks.
+//!
+//! A stream pins its snapshots until it ends or its reader has gone. It reads ahead by a few messages only.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::codegen::BoxStream;
+use tonic::{Request, Response, Status};
+
+use super::controller::{copy_lane, snapshot_key};
+use super::proto::{
+    BlockMetadata, BlockMetadataType, GetMetadataAllocatedRequest, GetMetadataAllocatedResponse,
+    GetMetadataDeltaRequest, GetMetadataDeltaResponse, snapshot_metadata_server,
+};
+use super::{Claims, Jobs, request, rpc};
+use crate::engine::{Engine, MetadataQuery, Range};
+
+/// Messages that are ready before somebody reads them.
+const AHEAD: usize = 4;
+/// Ranges in a message when the request leaves that open.
+const RANGES: usize = 1024;
+
+#[derive(Debug)]
+pub(super) struct SnapshotMetadata {
+    pub(super) engine: Arc<Engine>,
+    pub(super) jobs: Arc<Jobs>,
+}
+
+fn ranges_at_once(max_results: i32) -> Result<usize, Status> {
+    match usize::try_from(max_results) {
+        Err(_negative) => Err(Status::invalid_argument("max_results is negative")),
+        Ok(0) => Ok(RANGES),
+        Ok(most) => Ok(most),
+    }
+}
+
+fn blocks(ranges: Vec<Range>) -> Vec<BlockMetadata> {
+    let number = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    let block = |range: Range| BlockMetadata {
+        byte_offset: number(range.start),
+        size_bytes: number(range.end - range.start),
+    };
+    ranges.into_iter().map(block).collect()
+}
+
+impl SnapshotMetadata {
+    /// Opens the snapshots, then tells their ranges in the background.
+    async fn stream<T: Send + 'static>(
+        &self,
+        query: MetadataQuery,
+        message: fn(i64, Vec<BlockMetadata>) -> T,
+    ) -> Result<BoxStream<T>, Status> {
+        let lane = copy_lane(&query.target.pool);
+        let snapshots = [query.base.as_ref(), Some(&query.target)].into_iter().flatten();
+        let claims = Claims::reading(snapshots.map(|id| snapshot_key(&id.key)));
+        let engine = Arc::clone(&self.engine);
+        let opened =
+            self.jobs.change(claims.clone(), &lane, move || engine.open_metadata(&query)).await?;
+        let (engine, jobs) = (Arc::clone(&self.engine), Arc::clone(&self.jobs));
+        let (sender, receiver) = mpsc::channel(AHEAD);
+        tokio::spawn(async move {
+            let ranges = sender.clone();
+            let told = jobs.change(claims, &lane, move || {
+                let capacity = opened.capacity().as_i64();
+                engine.tell_metadata(&opened, &mut |found| {
+                    ranges.blocking_send(Ok(message(capacity, blocks(found)))).is_ok()
+                })
+            });
+            if let Err(status) = told.await {
+                // Nobody may be reading any more.
+                let _gone = sender.send(Err(status)).await;
+            }
+        });
+        Ok(Box::pin(ReceiverStream::new(receiver)))
+    }
+}
+
+#[tonic::async_trait]
+impl snapshot_metadata_server::SnapshotMetadata for SnapshotMetadata {
+    async fn get_metadata_allocated(
+        &self,
+        request: Request<GetMetadataAllocatedRequest>,
+    ) -> Result<Response<BoxStream<GetMetadataAllocatedResponse>>, Status> {
+        let request = request.into_inner();
+        rpc::logged("GetMetadataAllocated", &request.snapshot_id, async {
+            let query = MetadataQuery {
+                base: None,
+                target: request::snapshot_id(&request.snapshot_id)?,
+                start: request.starting_offset,
+                most: ranges_at_once(request.max_results)?,
+            };
+            let message = |volume_capacity_bytes, block_metadata| GetMetadataAllocatedResponse {
+                block_metadata_type: BlockMetadataType::VariableLength.into(),
+                volume_capacity_bytes,
+                block_metadata,
+            };
+            self.stream(query, message).await
+        })
+        .await
+    }
+
+    async fn get_metadata_delta(
+        &self,
+        request: Request<GetMetadataDeltaRequest>,
+    ) -> Result<Response<BoxStream<GetMetadataDeltaResponse>>, Status> {
+        let request = request.into_inner();
+        rpc::logged("GetMetadataDelta", &request.target_snapshot_id, async {
+            let query = MetadataQuery {
+                base: Some(request::snapshot_id(&request.base_snapshot_id)?),
+                target: request::snapshot_id(&request.target_snapshot_id)?,
+                start: request.starting_offset,
+                most: ranges_at_once(request.max_results)?,
+            };
+            let message = |volume_capacity_bytes, block_metadata| GetMetadataDeltaResponse {
+                block_metadata_type: BlockMetadataType::VariableLength.into(),
+                volume_capacity_bytes,
+                block_metadata,
+            };
+            self.stream(query, message).await
+        })
+        .await
+    }
+}

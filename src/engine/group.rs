@@ -1,0 +1,292 @@
+//! Groups of snapshots: all of one instant, or none.
+//!
+//! The members lie in the group's directory, so one rename makes them exist together and one ends them together.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::copying::Instantly;
+use super::freeze::FreezePoint;
+use super::open_pool::OpenPool;
+use super::snapshot::{generation, may_be_copied, no_room, now};
+use super::traffic::QuietCopy;
+use super::{Engine, EngineError, FoundSnapshot, Located, reaper};
+use crate::backend::{BackendError, Progress};
+use crate::store::{Group, Incoming, Kind, Name, Snapshot, SnapshotEntry, VolumeDir};
+use crate::volume::{Allocation, ByteSize, GroupId, Key, SnapshotId, VolumeId};
+
+/// What a new group is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupSpec {
+    /// The CO's name.
+    pub name: String,
+    /// The key of that name.
+    pub key: Key,
+    /// The volumes, at least one.
+    pub sources: BTreeSet<VolumeId>,
+}
+
+/// A group that exists, with its pool and members.
+#[derive(Debug, Clone)]
+pub struct FoundGroup {
+    /// Its id.
+    pub id: GroupId,
+    /// When it was taken, RFC 3339.
+    pub created: String,
+    /// Its members.
+    pub members: Vec<FoundSnapshot>,
+}
+
+/// A member that is being made.
+struct Member<'a> {
+    located: &'a Located,
+    dir: VolumeDir,
+    itself: Name,
+}
+
+/// A volume to which nobody writes; a Node call interrupts that.
+struct Quiet<'a> {
+    progress: Arc<Progress>,
+    _copy: QuietCopy<'a>,
+}
+
+impl Engine {
+    /// Takes a group of snapshots, or finds the one that an earlier call took.
+    ///
+    /// # Errors
+    /// See [`EngineError`]; no snapshot exists then that did not before.
+    pub fn create_group(&self, spec: &GroupSpec) -> Result<FoundGroup, EngineError> {
+        for pool in self.pools.open_ones() {
+            if let Some(group) = pool.store.group(&spec.key) {
+                return same_group(spec, &pool, &group);
+            }
+        }
+        let located = spec.sources.iter().map(|id| self.locate(id));
+        let located = located.collect::<Result<Vec<_>, _>>()?;
+        let (Some(first), Some(id)) = (located.first(), spec.sources.first()) else {
+            return Err(EngineError::Invalid("a group has at least one source".to_owned()));
+        };
+        if let Some(other) = spec.sources.iter().find(|other| other.pool != id.pool) {
+            return Err(EngineError::Precondition(format!(
+                "volumes {id} and {other} are in different pools, which cannot be written at one instant; group volumes of one pool"
+            )));
+        }
+        located.iter().try_for_each(may_be_copied)?;
+        let points = self.points(&located)?;
+        let pool = &first.pool;
+        let charges = located.iter().map(|located| self.measure(located));
+        let charge = charges.collect::<Result<Vec<_>, _>>()?;
+        let charge = charge.into_iter().fold(ByteSize::ZERO, ByteSize::saturating_add);
+        let hold = pool.reserve(charge, Allocation::Thin, &*self.host)?;
+        let _hold = hold.map_err(|room| no_room(charge, pool, room))?;
+        let full = |error: EngineError| {
+            error.when_full(|cause| {
+                EngineError::NoSpace(format!(
+                    "the filesystem of pool {} is full: {cause}",
+                    pool.name
+                ))
+            })
+        };
+        let incoming = pool.store.begin(Kind::Group, &spec.key, &*self.host);
+        let incoming = incoming.map_err(|e| full(e.into()))?;
+        match self.take_group(spec, &located, &points, &incoming) {
+            Ok(group) => found(pool, &group),
+            Err(error) => Err(full(error).with_undo(incoming.abandon(&*self.host))),
+        }
+    }
+
+    /// What has to be frozen for all of them to show one instant.
+    fn points(&self, located: &[Located]) -> Result<Vec<FreezePoint>, EngineError> {
+        let mut points = Vec::new();
+        for located in located {
+            let shares = located.pool.shares_blocks(&*self.host)?;
+            if let Instantly::Frozen(point) = self.freeze_point(located, shares)? {
+                points.push(point);
+            }
+        }
+        Ok(points)
+    }
+
+    /// Makes sure that nobody writes to a volume that cannot be held up, until the answer is dropped or interrupted.
+    fn keep_quiet<'a>(&'a self, located: &Located) -> Result<Quiet<'a>, EngineError> {
+        let moving = |how: &str| {
+            EngineError::Precondition(format!(
+                "volume {} is in use ({how}) and cannot be frozen (a directory or a raw block device), so the group would show no single instant; end the pods that use it, use backend=loop with volumeMode: Filesystem, or snapshot it alone",
+                located.id()
+            ))
+        };
+        let progress = Arc::new(Progress::default());
+        let copy = self.traffic.begin_copy(&located.volume().key, &progress);
+        let copy = copy.ok_or_else(|| moving("being mounted"))?;
+        let writing = self.observe(located)?.writing();
+        if writing.is_somebody() {
+            return Err(moving(&writing.describe()));
+        }
+        Ok(Quiet { progress, _copy: copy })
+    }
+
+    fn take_group(
+        &self,
+        spec: &GroupSpec,
+        located: &[Located],
+        points: &[FreezePoint],
+        incoming: &Incoming<'_>,
+    ) -> Result<Arc<Group>, EngineError> {
+        let mut members = Vec::new();
+        for located in located {
+            let key = Key::of_member(&spec.name, &located.volume().key);
+            let dir = incoming.member(&key)?;
+            members.push(Member { located, dir, itself: Name { key, generation: generation()? } });
+        }
+        let frozen = |located: &Located| points.iter().any(|point| point.id == located.id());
+        let others = located.iter().filter(|one| located.len() > 1 && !frozen(one));
+        let quiet = others.map(|one| self.keep_quiet(one)).collect::<Result<Vec<_>, _>>()?;
+        let created = now();
+        self.while_frozen(points, || {
+            members.iter().try_for_each(|member| self.copy_member(member, points))
+        })?;
+        if quiet.iter().any(|quiet| quiet.progress.is_interrupted()) {
+            return Err(BackendError::Interrupted.into());
+        }
+        let itself = Name { key: spec.key.clone(), generation: generation()? };
+        let mut snapshots = Vec::new();
+        for member in &members {
+            let volume = member.located.volume();
+            let snapshot = Snapshot {
+                itself: member.itself.clone(),
+                name: spec.name.clone(),
+                created: created.clone(),
+                source: volume.itself(),
+                group: Some(itself.clone()),
+                resolved: volume.resolved,
+                size: volume.size,
+                charge: ByteSize::ZERO,
+            };
+            snapshots.push(self.seal_snapshot(member.located, &member.dir, snapshot)?);
+        }
+        let group = Group {
+            itself,
+            name: spec.name.clone(),
+            created,
+            members: members.iter().map(|member| member.itself.clone()).collect(),
+            sources: located.iter().map(|located| located.volume().itself()).collect(),
+        };
+        let known = Arc::new(group.clone());
+        incoming.commit_group(group, snapshots)?;
+        Ok(known)
+    }
+
+    /// Copies one member: what is frozen, or what nobody writes to.
+    fn copy_member(&self, member: &Member<'_>, points: &[FreezePoint]) -> Result<(), EngineError> {
+        let target = self.snapshot_target(member.located, &member.dir)?;
+        let id = member.located.id();
+        if points.iter().any(|point| point.id == id) {
+            return self.copy_now(member.located, target);
+        }
+        // Instant or quiet; what is in use and neither was refused before.
+        self.copy_volume(member.located, target)
+    }
+
+    /// The group of an id.
+    ///
+    /// # Errors
+    /// It does not exist, or its pool is away.
+    pub fn get_group(&self, id: &GroupId) -> Result<FoundGroup, EngineError> {
+        let pool = self.pools.by_tag(&id.pool)?;
+        match pool.store.group(&id.key) {
+            Some(group) if group.itself.generation == id.generation => found(&pool, &group),
+            Some(_) | None => {
+                Err(EngineError::NotFound(format!("group snapshot {id} does not exist")))
+            }
+        }
+    }
+
+    /// The members of a group, from memory; none when there is no such group.
+    #[must_use]
+    pub fn group_members(&self, id: &GroupId) -> Vec<SnapshotId> {
+        let pools = self.pools.open_ones();
+        let pool = pools.iter().find(|pool| pool.tag() == id.pool);
+        let group = pool.and_then(|pool| pool.store.group(&id.key));
+        let members = group.iter().flat_map(|group| &group.members);
+        members.map(|member| member.snapshot_id(id.pool.clone())).collect()
+    }
+
+    /// The group has exactly these members, where the request names any.
+    ///
+    /// # Errors
+    /// [`EngineError::Invalid`] otherwise.
+    pub fn check_members(
+        group: &FoundGroup,
+        named: &BTreeSet<SnapshotId>,
+    ) -> Result<(), EngineError> {
+        let has: BTreeSet<SnapshotId> = group.members.iter().map(FoundSnapshot::id).collect();
+        if named.is_empty() || *named == has {
+            return Ok(());
+        }
+        let odd = named.symmetric_difference(&has).next().map(ToString::to_string);
+        Err(EngineError::Invalid(format!(
+            "snapshot_ids are not those of group {}: {} is in one of the lists only",
+            group.id,
+            odd.unwrap_or_default()
+        )))
+    }
+
+    /// Ends a group with all its members. One that does not exist is fine.
+    ///
+    /// # Errors
+    /// The request names other members, or its pool is away.
+    pub fn delete_group(
+        &self,
+        id: &GroupId,
+        named: &BTreeSet<SnapshotId>,
+    ) -> Result<(), EngineError> {
+        let pool = self.pools.by_tag(&id.pool)?;
+        let Some(group) = pool.store.group(&id.key) else { return Ok(()) };
+        if group.itself.generation != id.generation {
+            return Ok(());
+        }
+        Self::check_members(&found(&pool, &group)?, named)?;
+        pool.store.bury_group(&group)?;
+        reaper::wake(&pool, &self.host);
+        Ok(())
+    }
+}
+
+/// A group that exists already is the one that the request asks for.
+fn same_group(
+    spec: &GroupSpec,
+    pool: &Arc<OpenPool>,
+    group: &Group,
+) -> Result<FoundGroup, EngineError> {
+    let has: BTreeSet<&Name> = group.sources.iter().collect();
+    let asked: BTreeSet<Name> = spec.sources.iter().map(Name::from).collect();
+    if has == asked.iter().collect() {
+        return found(pool, group);
+    }
+    Err(EngineError::Conflict(
+        "a group snapshot of this name exists of other volumes; delete it first or use another name"
+            .to_owned(),
+    ))
+}
+
+fn found(pool: &Arc<OpenPool>, group: &Group) -> Result<FoundGroup, EngineError> {
+    let id = group.itself.group_id(pool.tag());
+    let mut members = Vec::new();
+    for member in &group.members {
+        match pool.store.snapshot(&member.key) {
+            Some(SnapshotEntry::Whole(snapshot)) => {
+                members.push(FoundSnapshot { pool: pool.tag(), snapshot });
+            }
+            Some(SnapshotEntry::Damaged { reason, .. }) => {
+                return Err(super::snapshot::damaged(&member.key, reason));
+            }
+            None => {
+                return Err(EngineError::NotFound(format!(
+                    "snapshot {} of group {id} is not there any more",
+                    member.key
+                )));
+            }
+        }
+    }
+    Ok(FoundGroup { id, created: group.created.clone(), members })
+}
