@@ -156,10 +156,10 @@ func TestJudgeStaging(t *testing.T) {
 func TestLeftovers(t *testing.T) {
 	pool := t.TempDir()
 	before := currentMounts()
-	if found := leftovers(pool, before); len(found) != 3 {
+	if found := leftovers(pool, before); len(found) != 5 {
 		t.Errorf("a directory that never became a pool gave %q", found)
 	}
-	for _, place := range []string{"volumes/v", "incoming", "trash/t"} {
+	for _, place := range []string{"volumes/v", "snapshots", "groups", "incoming", "trash/t"} {
 		if err := os.MkdirAll(filepath.Join(pool, place), 0o700); err != nil {
 			t.Fatal(err)
 		}

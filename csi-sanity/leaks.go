@@ -43,7 +43,7 @@ func loopsBackedBelow(path string) []loopDevice {
 func leftovers(poolPath string, before []mount) []string {
 	found := describe(newMounts(before))
 	found = append(found, describe(loopsBackedBelow(poolPath))...)
-	for _, place := range []string{"volumes", "incoming", "trash"} {
+	for _, place := range []string{"volumes", "snapshots", "groups", "incoming", "trash"} {
 		entries, err := os.ReadDir(filepath.Join(poolPath, place))
 		if err != nil {
 			found = append(found, fmt.Sprintf("the pool's %s cannot be read: %v", place, err))

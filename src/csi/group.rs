@@ -28,7 +28,7 @@ fn group_key(key: &Key) -> String {
 
 impl GroupController {
     fn group(&self, found: &FoundGroup) -> VolumeGroupSnapshot {
-        let here = self.engine.topology();
+        let here = Some(self.engine.topology());
         VolumeGroupSnapshot {
             group_snapshot_id: found.id.to_string(),
             snapshots: found.members.iter().map(|found| reply::snapshot(found, here)).collect(),

@@ -15,8 +15,8 @@ pub(super) fn topology(topology: &Topology) -> proto::Topology {
     proto::Topology { segments: topology.clone().into_iter().collect() }
 }
 
-/// A snapshot. It exists only when it is whole, so it is always ready to use.
-pub(super) fn snapshot(found: &FoundSnapshot, here: &Topology) -> proto::Snapshot {
+/// A snapshot, and where it is unless the caller knows. It exists only when it is whole, so it is always ready to use.
+pub(super) fn snapshot(found: &FoundSnapshot, here: Option<&Topology>) -> proto::Snapshot {
     proto::Snapshot {
         size_bytes: found.snapshot.size.as_i64(),
         snapshot_id: found.id().to_string(),
@@ -24,6 +24,6 @@ pub(super) fn snapshot(found: &FoundSnapshot, here: &Topology) -> proto::Snapsho
         creation_time: Some(timestamp(&found.snapshot.created)),
         ready_to_use: true,
         group_snapshot_id: found.group().map(|group| group.to_string()).unwrap_or_default(),
-        accessible_topology: vec![topology(here)],
+        accessible_topology: here.map(topology).into_iter().collect(),
     }
 }
