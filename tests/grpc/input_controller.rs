@@ -87,13 +87,16 @@ const CREATE: [Wrong<CreateVolumeRequest>; 25] = [
     ("limit below required", OutOfRange, |r| r.capacity_range = Some(range(2 << 30, 1 << 30))),
     ("no size fits", OutOfRange, |r| r.capacity_range = Some(range(1, 4096))),
     ("more than there is", ResourceExhausted, |r| r.capacity_range = Some(range(1 << 50, 0))),
-    ("mutable parameters", InvalidArgument, |r| {
-        r.mutable_parameters = map(&[("onDelete", "retain")]);
+    ("a parameter that is not mutable", InvalidArgument, |r| {
+        r.mutable_parameters = map(&[("onDelete", "retain"), ("backend", "loop")]);
+    }),
+    ("a mutable parameter with another value", InvalidArgument, |r| {
+        r.mutable_parameters = map(&[("onDelete", "burn")]);
     }),
     ("an empty source", InvalidArgument, |r| {
         r.volume_content_source = Some(VolumeContentSource { r#type: None });
     }),
-    ("a snapshot", InvalidArgument, |r| {
+    ("a snapshot of another driver", NotFound, |r| {
         let snapshot = SnapshotSource { snapshot_id: "s".to_owned() };
         r.volume_content_source =
             Some(VolumeContentSource { r#type: Some(Source::Snapshot(snapshot)) });
