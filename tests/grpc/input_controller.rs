@@ -70,7 +70,7 @@ fn fs_type(request: &mut CreateVolumeRequest, name: &str) {
     mount(&mut request.volume_capabilities[0]).fs_type = name.to_owned();
 }
 
-const CREATE: [Wrong<CreateVolumeRequest>; 25] = [
+const CREATE: [Wrong<CreateVolumeRequest>; 26] = [
     ("no name", InvalidArgument, |r| r.name.clear()),
     ("a name of 129 bytes", InvalidArgument, |r| r.name = "x".repeat(129)),
     ("33 emoji", InvalidArgument, |r| r.name = "\u{1f980}".repeat(33)),
