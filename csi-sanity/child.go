@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"orlop/csi-sanity/mountinfo"
 )
 
 const (
@@ -27,6 +29,8 @@ type order struct {
 	Directory string
 	// Driver and Suite are the two programs.
 	Driver, Suite string
+	// Contract says that the suite is our own.
+	Contract bool
 }
 
 // verdict is what the child found. The run is good when no spec failed and there is no problem.
@@ -40,8 +44,8 @@ func verdictFile(dir string) string { return filepath.Join(dir, "verdict.json") 
 
 // childMain is the program that runs in the new mount namespace. It returns the exit code.
 func childMain(dir string) int {
-	// The kernel kills the driver and the suite when the thread that started them ends, so both are
-	// started from one thread, which lives as long as this process.
+	// The kernel kills the suite when the thread that started it ends, so it is started from one that
+	// lives as long as this process. The driver's keeper has such a thread as well.
 	runtime.LockOSThread()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
@@ -79,16 +83,20 @@ func carryOut(ctx context.Context, o order, v *verdict) {
 	if err != nil {
 		return
 	}
-	before := currentMounts()
+	before := mountinfo.Current()
 	defer removeLeftovers(p.path, before)
-	d, err := startDriver(ctx, o.Driver, o.Directory, p.path, driverFlags(o.Configuration)...)
+	d, err := startDriver(ctx, o.Driver, o.Directory, p.path, driverFlags(o)...)
 	if err != nil {
 		problem(err)
 		return
 	}
 	defer d.kill()
 
-	examine(ctx, o, p, before, v)
+	if o.Contract {
+		examineContract(ctx, o, d, v)
+	} else {
+		examine(ctx, o, p, before, v)
+	}
 	if ctx.Err() != nil {
 		problem(fmt.Errorf("the run was interrupted"))
 		return
@@ -101,11 +109,16 @@ func carryOut(ctx context.Context, o order, v *verdict) {
 }
 
 // driverFlags are what a configuration adds to the quick start.
-func driverFlags(c Configuration) []string {
-	if !c.Attach {
+func driverFlags(o order) []string {
+	if !o.Configuration.Attach {
 		return nil
 	}
-	return []string{"--attach", "--max-volumes", fmt.Sprint(attachLimit)}
+	limit := attachLimit
+	if o.Contract {
+		// Our own suite has more at the same time.
+		limit *= 2
+	}
+	return []string{"--attach", "--max-volumes", fmt.Sprint(limit)}
 }
 
 // examine runs the suite and judges its results.

@@ -36,11 +36,11 @@ type driver struct {
 func endpoint(dir string) string  { return "unix://" + filepath.Join(dir, "csi.sock") }
 func driverLog(dir string) string { return filepath.Join(dir, "driver.log") }
 
-// startDriver starts the binary the way the quick start does, and waits until it is ready. It has
-// to be called from the thread that lives as long as the driver shall: the kernel ends the driver
-// with it.
-func startDriver(ctx context.Context, binary, dir, poolPath string, flags ...string) (*driver, error) {
-	log, err := os.Create(driverLog(dir))
+// launchDriver starts the binary the way the quick start does. It has to be called from the thread
+// that lives as long as the driver shall: the kernel ends the driver with it.
+func launchDriver(binary, dir, poolPath string, flags []string) (*driver, error) {
+	// It may be another start in the same run.
+	log, err := os.OpenFile(driverLog(dir), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -63,10 +63,6 @@ func startDriver(ctx context.Context, binary, dir, poolPath string, flags ...str
 		d.outcome = command.Wait()
 		close(d.ended)
 	}()
-	if err := d.waitReady(ctx); err != nil {
-		d.kill()
-		return nil, err
-	}
 	return d, nil
 }
 

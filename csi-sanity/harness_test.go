@@ -2,12 +2,17 @@ package sanity
 
 import (
 	"context"
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"orlop/csi-sanity/contract"
+	"orlop/csi-sanity/mountinfo"
 )
 
 // TestSkipListNames compares the list of allowed skips with the specs of a dry run, in which the
@@ -105,16 +110,79 @@ func TestJudgeSkips(t *testing.T) {
 	}
 }
 
-func TestMountTable(t *testing.T) {
-	mounts := parseMountinfo(strings.Join([]string{
-		`21 1 253:0 / / rw,relatime shared:1 - ext4 /dev/vda rw`,
-		`22 21 0:5 / /dev rw master:2 propagate_from:1 - devtmpfs devtmpfs rw`,
-		`23 21 7:0 / /t/pool rw - xfs /dev/loop0 rw`,
-		`24 21 7:0 /volumes/a\040b /t/staging rw - xfs /dev/loop0 rw`,
-		`a line from some future kernel`,
-	}, "\n"))
-	if len(mounts) != 4 || mounts[3].root != "/volumes/a b" {
-		t.Fatalf("read as %+v", mounts)
+// TestMissingListNames compares the list of our own suite with its specs.
+func TestMissingListNames(t *testing.T) {
+	names := map[string]bool{}
+	for _, spec := range contract.Specs() {
+		names[spec.Name] = true
+	}
+	for _, group := range missingGroups {
+		if group.Reason == "" {
+			t.Errorf("no reason is given why %s is missing", group.Ability)
+		}
+		for _, spec := range group.Specs {
+			if !names[spec] {
+				t.Errorf("our suite has no spec with the name %q", spec)
+			}
+		}
+	}
+}
+
+func TestJudgeMissing(t *testing.T) {
+	allowed := map[string][]string{"a": {"x"}, "b": {"x"}, "c": {"x"}, "d": {"x", "y"}}
+	problems := judgeMissing([]contract.Result{
+		{Name: "a", Outcome: contract.Skipped, Missing: []string{"x"}},
+		{Name: "b", Outcome: contract.Passed},
+		{Name: "d", Outcome: contract.Skipped, Missing: []string{"y"}},
+		{Name: "e", Outcome: contract.Skipped, Missing: []string{"x"}, Message: "why"},
+		{Name: "f", Outcome: contract.Failed},
+	}, allowed)
+	want := []string{
+		"on the list of allowed skips, but it ran: b",
+		"on the list of allowed skips, but the suite has no such spec: c",
+		`skipped for lack of ["y"], but the list says ["x" "y"]: d`,
+		"skipped, and not on the list of allowed skips: e (why)",
+	}
+	if !slices.Equal(problems, want) {
+		t.Errorf("got %q, want %q", problems, want)
+	}
+}
+
+// TestKeeper lets something else than the driver be killed, and end by itself.
+func TestKeeper(t *testing.T) {
+	dir := t.TempDir()
+	launches := 0
+	k := &keeper{done: make(chan struct{})}
+	launch := func() (*driver, error) {
+		if launches++; launches > 3 {
+			return nil, errors.New("no more")
+		}
+		d := &driver{dir: dir, command: exec.Command("sh", "-c", "kill -KILL $$"), ended: make(chan struct{})}
+		if err := d.command.Start(); err != nil {
+			return nil, err
+		}
+		d.outcome = d.command.Wait()
+		close(d.ended)
+		return d, nil
+	}
+	var err error
+	if k.current, err = launch(); err != nil {
+		t.Fatal(err)
+	}
+	k.watch(launch)
+	if k.killed() != 3 || launches != 4 || k.failed == nil {
+		t.Errorf("killed %d times, launched %d times: %v", k.killed(), launches, k.failed)
+	}
+	if wasKilled(nil) || wasKilled(exec.Command("false").Run()) {
+		t.Error("what ended by itself is taken as killed")
+	}
+}
+
+func TestFilesystemOf(t *testing.T) {
+	mounts := []mount{
+		{Point: "/", Filesystem: "ext4"},
+		{Point: "/dev", Filesystem: "devtmpfs"},
+		{Point: "/t/pool", Filesystem: "xfs"},
 	}
 	for path, want := range map[string]string{
 		"/t": "ext4", "/t/pool": "xfs", "/t/pool/volumes": "xfs", "/t/pool2": "ext4", "/dev/loop0": "devtmpfs",
@@ -123,13 +191,13 @@ func TestMountTable(t *testing.T) {
 			t.Errorf("%s is on %s, not on %s", path, want, got)
 		}
 	}
-	if got := []string{mounts[2].kind(), mounts[3].kind()}; !slices.Equal(got, []string{"xfs", "part of xfs"}) {
+	if got := kind(mount{Root: "/", Filesystem: "xfs"}) + ", " + kind(mount{Root: "/a", Filesystem: "xfs"}); got != "xfs, part of xfs" {
 		t.Errorf("the kinds are %q", got)
 	}
 }
 
 func TestJudgeStaging(t *testing.T) {
-	mounts := []mount{{point: "/", filesystem: "ext4"}, {point: "/dev", filesystem: "devtmpfs"}}
+	mounts := []mount{{Point: "/", Filesystem: "ext4"}, {Point: "/dev", Filesystem: "devtmpfs"}}
 	cases := []struct {
 		configuration Configuration
 		seen          map[string]int
@@ -155,7 +223,7 @@ func TestJudgeStaging(t *testing.T) {
 // TestLeftovers looks at a pool without mounts; what needs root is proved by the runs themselves.
 func TestLeftovers(t *testing.T) {
 	pool := t.TempDir()
-	before := currentMounts()
+	before := mountinfo.Current()
 	if found := leftovers(pool, before); len(found) != 5 {
 		t.Errorf("a directory that never became a pool gave %q", found)
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"orlop/csi-sanity/mountinfo"
 )
 
 // loopDevice is a loop device with a file behind it.
@@ -31,7 +32,7 @@ func loopsBackedBelow(path string) []loopDevice {
 			continue
 		}
 		backing := strings.TrimSuffix(strings.TrimSpace(string(text)), " (deleted)")
-		if isBelow(backing, path) {
+		if mountinfo.IsBelow(backing, path) {
 			name := filepath.Base(filepath.Dir(filepath.Dir(file)))
 			found = append(found, loopDevice{name: "/dev/" + name, backing: backing})
 		}
@@ -72,7 +73,7 @@ func removeLeftovers(poolPath string, before []mount) {
 	mounts := newMounts(before)
 	slices.Reverse(mounts)
 	for _, m := range mounts {
-		_ = unix.Unmount(m.point, unix.MNT_DETACH)
+		_ = unix.Unmount(m.Point, unix.MNT_DETACH)
 	}
 	for _, l := range loopsBackedBelow(poolPath) {
 		device, err := os.Open(l.name)

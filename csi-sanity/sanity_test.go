@@ -46,23 +46,45 @@ func TestSanity(t *testing.T) {
 	fmt.Println("driver:", driver)
 	for _, c := range configurations() {
 		t.Run(c.Name, func(t *testing.T) {
-			if interrupted.Err() != nil {
-				t.Fatal("interrupted")
-			}
-			v := runInNamespace(t, c, driver, suite)
-			for _, problem := range v.Problems {
-				t.Error(problem)
-			}
-			if len(v.Problems) > 0 && v.Failed == 0 {
-				// A leak or a driver that did not start is a failure as well.
-				v.Failed = 1
-			}
-			fmt.Printf("sanity %s: %d passed, %d failed, %d skipped\n", c.Name, v.Passed, v.Failed, v.Skipped)
-			totals.Passed += v.Passed
-			totals.Failed += v.Failed
-			totals.Skipped += v.Skipped
+			runAndReport(t, "sanity", order{Configuration: c, Driver: driver, Suite: suite})
 		})
 	}
+}
+
+// TestContract runs our own suite in the same configurations.
+func TestContract(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Fatal("this test mounts filesystems and needs root: run it with sudo, or as root in a privileged container")
+	}
+	driver := findDriver(t)
+	suite := filepath.Join(t.TempDir(), "contract")
+	if err := run(t.Context(), "go", "test", "-c", "-o", suite, "./contract"); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range configurations() {
+		t.Run(c.Name, func(t *testing.T) {
+			runAndReport(t, "contract", order{Configuration: c, Driver: driver, Suite: suite, Contract: true})
+		})
+	}
+}
+
+// runAndReport carries out one order and counts its results.
+func runAndReport(t *testing.T, what string, o order) {
+	if interrupted.Err() != nil {
+		t.Fatal("interrupted")
+	}
+	v := runInNamespace(t, o)
+	for _, problem := range v.Problems {
+		t.Error(problem)
+	}
+	if len(v.Problems) > 0 && v.Failed == 0 {
+		// A leak or a driver that did not start is a failure as well.
+		v.Failed = 1
+	}
+	fmt.Printf("%s %s: %d passed, %d failed, %d skipped\n", what, o.Configuration.Name, v.Passed, v.Failed, v.Skipped)
+	totals.Passed += v.Passed
+	totals.Failed += v.Failed
+	totals.Skipped += v.Skipped
 }
 
 // findDriver returns the absolute path of the binary under test.
@@ -98,7 +120,7 @@ func buildSuite(t *testing.T) string {
 }
 
 // runInNamespace lets a child process carry out one configuration in a mount namespace of its own.
-func runInNamespace(t *testing.T, c Configuration, driver, suite string) verdict {
+func runInNamespace(t *testing.T, o order) verdict {
 	t.Helper()
 	// Not t.TempDir: the names of tests would make the path too long for a socket.
 	dir, err := os.MkdirTemp("", "orlop-sanity-")
@@ -110,7 +132,8 @@ func runInNamespace(t *testing.T, c Configuration, driver, suite string) verdict
 	} else {
 		fmt.Println("kept:", dir)
 	}
-	if err := writeJSON(orderFile(dir), order{c, dir, driver, suite}); err != nil {
+	o.Directory = dir
+	if err := writeJSON(orderFile(dir), o); err != nil {
 		t.Fatal(err)
 	}
 	// The kernel signals the child when the thread that started it ends.

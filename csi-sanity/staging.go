@@ -10,6 +10,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"orlop/csi-sanity/mountinfo"
 )
 
 // stageOne makes and stages a volume of the configuration and tells what is mounted at the staging
@@ -47,9 +48,9 @@ func stageOne(ctx context.Context, c Configuration, dir string) (map[string]int,
 		VolumeId: id, StagingTargetPath: path, VolumeCapability: capability,
 	})
 	seen := map[string]int{}
-	for _, m := range currentMounts() {
-		if isBelow(m.point, path) {
-			seen[m.kind()]++
+	for _, m := range mountinfo.Current() {
+		if mountinfo.IsBelow(m.Point, path) {
+			seen[kind(m)]++
 		}
 	}
 	_, unstaged := node.NodeUnstageVolume(ctx, &csi.NodeUnstageVolumeRequest{VolumeId: id, StagingTargetPath: path})

@@ -2,6 +2,7 @@
 
 mod attach;
 mod snapshots;
+mod validate;
 mod volumes;
 
 pub(super) use snapshots::{copy_lane, snapshot_key};

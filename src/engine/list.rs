@@ -1,5 +1,7 @@
 //! Listing and single look-ups.
 
+use std::collections::BTreeMap;
+
 use super::{Engine, EngineError};
 use crate::store::{Entry, Volume};
 use crate::volume::{ByteSize, VolumeCapability, VolumeId};
@@ -60,7 +62,7 @@ impl Engine {
         self.locate(id).map(|located| located.record.volume)
     }
 
-    /// `None` when a volume can be used in all these ways; otherwise why it cannot.
+    /// `None` when a volume can be used in all these ways and was made with these parameters; otherwise why not.
     ///
     /// # Errors
     /// As [`Engine::get`].
@@ -68,8 +70,14 @@ impl Engine {
         &self,
         id: &VolumeId,
         capabilities: &[VolumeCapability],
+        parameters: &BTreeMap<String, String>,
     ) -> Result<Option<String>, EngineError> {
         let volume = self.get(id)?;
+        let made_with = &volume.request.parameters;
+        let other = parameters.iter().find(|(name, asked)| made_with.get(*name) != Some(asked));
+        if let Some((name, asked)) = other {
+            return Ok(Some(format!("parameter {name}: the volume was not made with {asked}")));
+        }
         let refusal = capabilities
             .iter()
             .find_map(|capability| super::stage::check_capability(&volume, capability).err());

@@ -236,6 +236,16 @@ async fn capabilities_are_confirmed_as_they_were_asked_or_refused_in_words() {
     let confirmed = reply.into_inner().confirmed.unwrap();
     assert_eq!(confirmed.volume_capabilities, good.volume_capabilities);
     assert_eq!(confirmed.parameters, good.parameters);
+    for spoil in [
+        |r: &mut ValidateVolumeCapabilitiesRequest| r.parameters = map(&[("backend", "loop")]),
+        |r: &mut ValidateVolumeCapabilitiesRequest| r.volume_context = map(&[("a", "b")]),
+    ] {
+        let mut unseen = good.clone();
+        spoil(&mut unseen);
+        let reply = driver.controller().validate_volume_capabilities(unseen).await.unwrap();
+        let reply = reply.into_inner();
+        assert!(reply.confirmed.is_none() && !reply.message.is_empty(), "{reply:?}");
+    }
     let block = ask(super::driver::BLOCK.shared());
     let reply = driver.controller().validate_volume_capabilities(block).await.unwrap();
     let reply = reply.into_inner();

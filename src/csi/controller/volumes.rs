@@ -9,10 +9,8 @@ use super::super::proto::{
     ControllerExpandVolumeRequest, ControllerExpandVolumeResponse, ControllerGetVolumeRequest,
     ControllerGetVolumeResponse, ControllerModifyVolumeRequest, ControllerModifyVolumeResponse,
     CreateVolumeRequest, CreateVolumeResponse, DeleteVolumeRequest, DeleteVolumeResponse,
-    GetCapacityRequest, GetCapacityResponse, ListVolumesRequest, ListVolumesResponse,
-    ValidateVolumeCapabilitiesRequest, ValidateVolumeCapabilitiesResponse, Volume,
+    GetCapacityRequest, GetCapacityResponse, ListVolumesRequest, ListVolumesResponse, Volume,
     controller_get_volume_response, list_volumes_response,
-    validate_volume_capabilities_response::Confirmed,
 };
 use super::super::{Claims, reply, request, rpc};
 use super::{Controller, copy_lane, snapshot_key};
@@ -67,33 +65,6 @@ impl Controller {
                 self.jobs.change(&key, &lane, move || engine.delete(&id)).await?;
             }
             Ok(DeleteVolumeResponse {})
-        })
-        .await
-    }
-
-    pub(super) async fn validate(
-        &self,
-        request: ValidateVolumeCapabilitiesRequest,
-    ) -> Result<Response<ValidateVolumeCapabilitiesResponse>, Status> {
-        rpc::logged("ValidateVolumeCapabilities", &request.volume_id, async {
-            request::any_volume_id(&request.volume_id)?;
-            let capabilities = request::capabilities(&request.volume_capabilities)?;
-            let id = request::volume_id(&request.volume_id)?;
-            let (engine, lane) = (Arc::clone(&self.engine), id.pool.to_string());
-            let refusal =
-                self.jobs.read(&lane, move || engine.validate(&id, &capabilities)).await?;
-            Ok(match refusal {
-                Some(message) => ValidateVolumeCapabilitiesResponse { confirmed: None, message },
-                None => ValidateVolumeCapabilitiesResponse {
-                    confirmed: Some(Confirmed {
-                        volume_context: request.volume_context,
-                        volume_capabilities: request.volume_capabilities,
-                        parameters: request.parameters,
-                        mutable_parameters: request.mutable_parameters,
-                    }),
-                    message: String::new(),
-                },
-            })
         })
         .await
     }

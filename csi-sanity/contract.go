@@ -1,0 +1,155 @@
+package sanity
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+	"orlop/csi-sanity/contract"
+)
+
+func contractReport(dir string) string { return filepath.Join(dir, "contract.json") }
+
+// examineContract runs our own suite and judges its results.
+func examineContract(ctx context.Context, o order, k *keeper, v *verdict) {
+	problem := func(format string, about ...any) { v.Problems = append(v.Problems, fmt.Sprintf(format, about...)) }
+	ctx, cancel := context.WithTimeout(ctx, suiteTimeout)
+	defer cancel()
+	report, err := runContract(ctx, o)
+	if err != nil {
+		problem("%v", err)
+		return
+	}
+	v.Problems = append(v.Problems, report.Problems...)
+	for _, result := range report.Results {
+		switch result.Outcome {
+		case contract.Passed:
+			v.Passed++
+		case contract.Skipped:
+			v.Skipped++
+		case contract.Failed:
+			v.Failed++
+			problem("failed: %s\n%s", result.Name, indent(result.Message))
+		}
+	}
+	v.Problems = append(v.Problems, judgeMissing(report.Results, missing(o.Configuration))...)
+	if killed := k.killed(); killed != report.Kills {
+		problem("the suite killed the driver %d times, but it was killed %d times", report.Kills, killed)
+	}
+}
+
+// runContract runs our own suite once. Its exit code counts as well: what is wrong outside of the
+// specs is in no result.
+func runContract(ctx context.Context, o order) (contract.Report, error) {
+	c, dir := o.Configuration, o.Directory
+	arguments := []string{
+		"-test.run=^TestContract$", "-test.v", "-test.timeout=" + suiteTimeout.String(),
+		"-endpoint=" + endpoint(dir),
+		"-directory=" + stagingPath(dir),
+		fmt.Sprintf("-size=%d", contractSize(c)),
+		"-with=" + strings.Join(contractFacts(c), ","),
+		"-abilities=" + strings.Join(contractAbilities(c), ","),
+		"-log=" + driverLog(dir),
+		"-may-kill",
+		"-report=" + contractReport(dir),
+	}
+	if c.Block {
+		arguments = append(arguments, "-block")
+	}
+	if len(c.Parameters) > 0 {
+		var pairs []string
+		for key, value := range c.Parameters {
+			pairs = append(pairs, key+"="+value)
+		}
+		arguments = append(arguments, "-params="+strings.Join(pairs, ","))
+	}
+	output, err := os.Create(suiteLog(dir))
+	if err != nil {
+		return contract.Report{}, err
+	}
+	defer output.Close()
+	command := exec.CommandContext(ctx, o.Suite, arguments...)
+	command.Stdout, command.Stderr = output, output
+	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	runError := command.Run()
+	report, err := contract.ReadReport(contractReport(dir))
+	if err != nil {
+		return report, fmt.Errorf("the suite left no report (%w); it ended with: %v", err, runError)
+	}
+	failed := slices.ContainsFunc(report.Results, func(r contract.Result) bool { return r.Outcome == contract.Failed })
+	if runError != nil && !failed && len(report.Problems) == 0 {
+		return report, fmt.Errorf("the suite ended with %w, but no spec failed: see its log", runError)
+	}
+	return report, nil
+}
+
+// contractSize is small, for there are many volumes, but above the smallest of each filesystem.
+func contractSize(c Configuration) int64 {
+	switch c.VolumeFilesystem {
+	case "xfs":
+		return 320 * mebibyte
+	case "btrfs":
+		return 256 * mebibyte
+	default:
+		return 64 * mebibyte
+	}
+}
+
+// contractFacts are what our suite is to believe of a configuration.
+func contractFacts(c Configuration) []string {
+	var all []string
+	if c.VolumeFilesystem != "" {
+		all = append(all, contract.OwnFilesystem)
+	}
+	if c.VolumeFilesystem != "" || c.Block {
+		all = append(all, contract.SizeIsLimit)
+	}
+	if c.PoolFilesystem != "" {
+		all = append(all, contract.OwnPool)
+	}
+	if c.VolumeFilesystem != "" && (c.VolumeFilesystem != "ext4" || hasCapability(unix.CAP_SYS_RESOURCE)) {
+		all = append(all, contract.GrowsMounted)
+	}
+	return append(all, contract.OneWriter)
+}
+
+// hasCapability says whether this process, and with it the driver, has a capability of Linux.
+func hasCapability(capability uint) bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return false
+	}
+	return data[capability/32].Effective&(1<<(capability%32)) != 0
+}
+
+// contractAbilities are exactly what the driver has to have, in the words of our suite.
+func contractAbilities(c Configuration) []string {
+	all := append(contractFacts(c),
+		"may-kill", "log",
+		"plugin/CONTROLLER_SERVICE", "plugin/VOLUME_ACCESSIBILITY_CONSTRAINTS", "plugin/GROUP_CONTROLLER_SERVICE",
+		"plugin/SNAPSHOT_METADATA_SERVICE", "plugin/SNAPSHOT_ACCESSIBILITY_CONSTRAINTS", "plugin/ONLINE",
+		"controller/CREATE_DELETE_VOLUME", "controller/LIST_VOLUMES", "controller/GET_CAPACITY",
+		"controller/GET_VOLUME", "controller/SINGLE_NODE_MULTI_WRITER", "controller/EXPAND_VOLUME",
+		"controller/CREATE_DELETE_SNAPSHOT", "controller/LIST_SNAPSHOTS", "controller/GET_SNAPSHOT",
+		"controller/CLONE_VOLUME", "controller/MODIFY_VOLUME",
+		"node/STAGE_UNSTAGE_VOLUME", "node/GET_VOLUME_STATS", "node/EXPAND_VOLUME", "node/SINGLE_NODE_MULTI_WRITER",
+		"mode/SINGLE_NODE_WRITER", "mode/SINGLE_NODE_READER_ONLY", "mode/MULTI_NODE_READER_ONLY",
+		"mode/MULTI_NODE_SINGLE_WRITER", "mode/MULTI_NODE_MULTI_WRITER", "mode/SINGLE_NODE_SINGLE_WRITER",
+		"mode/SINGLE_NODE_MULTI_WRITER",
+	)
+	if c.Attach {
+		all = append(all, "controller/PUBLISH_UNPUBLISH_VOLUME", "controller/PUBLISH_READONLY",
+			"controller/LIST_VOLUMES_PUBLISHED_NODES")
+	}
+	if c.Block {
+		return append(all, "block")
+	}
+	return append(all, "mount")
+}
