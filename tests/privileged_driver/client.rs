@@ -35,7 +35,7 @@ fn capability(access: AccessType, mode: Mode) -> VolumeCapability {
     }
 }
 
-fn range(bytes: u64) -> CapacityRange {
+pub(crate) fn range(bytes: u64) -> CapacityRange {
     CapacityRange { required_bytes: i64::try_from(bytes).unwrap(), limit_bytes: 0 }
 }
 
@@ -55,8 +55,8 @@ pub(crate) struct Create {
 /// One connection to the driver.
 #[derive(Debug)]
 pub(crate) struct Client {
-    runtime: Runtime,
-    channel: Channel,
+    pub(crate) runtime: Runtime,
+    pub(crate) channel: Channel,
 }
 
 impl Client {
@@ -80,7 +80,7 @@ impl Client {
         NodeClient::new(self.channel.clone())
     }
 
-    fn controller(&self) -> ControllerClient<Channel> {
+    pub(crate) fn controller(&self) -> ControllerClient<Channel> {
         ControllerClient::new(self.channel.clone())
     }
 

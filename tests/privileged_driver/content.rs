@@ -9,7 +9,8 @@ use orlop::csi::proto::{VolumeUsage, volume_usage::Unit};
 use tonic::Code;
 
 use crate::driver::Driver;
-use crate::life::{Kind, Life, MIB, check_nothing_left, device_size, read, write};
+use crate::life::{Kind, Life, check_nothing_left, device_size, read, write};
+use crate::pools::PoolOn;
 use crate::privileged::{Sandbox, poll, privileged, run};
 
 const SECRET: &str = "attack at dawn";
@@ -58,16 +59,6 @@ fn check_stats(kind: Kind, target: &Path, stats: &[VolumeUsage]) {
     }
 }
 
-/// The pool on an ext4 of its own, which overwrites in place whatever the machine's own filesystem is.
-fn mount_pool(sandbox: &Sandbox) {
-    let image = sandbox.path("pool.img");
-    File::create(&image).unwrap().set_len(512 * MIB).unwrap();
-    let pool = sandbox.make_dir("pool");
-    run("mkfs.ext4", &["-q", "-F", image.to_str().unwrap()]);
-    run("mount", &["-o", "loop", image.to_str().unwrap(), pool.to_str().unwrap()]);
-    run("rmdir", &[pool.join("lost+found")]);
-}
-
 /// Where a volume's data lies in the pool.
 fn data_file(life: &Life, dir: &Path) -> PathBuf {
     dir.join(if life.kind == Kind::Hostpath { "data/file" } else { "disk.img" })
@@ -102,7 +93,7 @@ fn trash_is_empty(sandbox: &Sandbox) -> bool {
 #[test]
 fn wiped_data_is_overwritten_before_it_goes() {
     privileged(|sandbox| {
-        mount_pool(sandbox);
+        PoolOn::Ext4.mount(sandbox, 512);
         let mut driver = Driver::start(sandbox);
         for kind in [Kind::Hostpath, Kind::Ext4, Kind::Block] {
             // The control: without wiping the data is still there for whoever holds the file.
@@ -135,7 +126,7 @@ fn check_pool_left(sandbox: &Sandbox, driver: Driver) {
 #[test]
 fn a_wipe_that_was_cut_off_is_finished_by_the_next_start() {
     privileged(|sandbox| {
-        mount_pool(sandbox);
+        PoolOn::Ext4.mount(sandbox, 512);
         let mut driver = Driver::start_armed(sandbox, Some("store.bury.renamed:abort"));
         let mut life = Life::new(sandbox, Kind::Block, "v").with("onDelete", "wipe");
         let file = with_secret(&mut driver, &mut life);
@@ -256,7 +247,7 @@ fn the_smallest_btrfs_stays_usable_when_it_grows_a_little() {
 #[test]
 fn a_thick_volume_gets_and_keeps_its_blocks() {
     privileged(|sandbox| {
-        mount_pool(sandbox);
+        PoolOn::Ext4.mount(sandbox, 512);
         let mut driver = Driver::start(sandbox);
         for kind in [Kind::Ext4, Kind::Block] {
             let mut life =

@@ -6,7 +6,11 @@
 #[cfg(test)]
 mod access;
 #[cfg(test)]
+mod blocks;
+#[cfg(test)]
 mod client;
+#[cfg(test)]
+mod client_snapshots;
 #[cfg(test)]
 mod content;
 #[cfg(test)]
@@ -24,7 +28,11 @@ mod obstacles;
 #[cfg(test)]
 mod pods;
 #[cfg(test)]
+mod pools;
+#[cfg(test)]
 #[path = "../privileged/mod.rs"]
 mod privileged;
 #[cfg(test)]
 mod restarts;
+#[cfg(test)]
+mod snapshots;

@@ -5,7 +5,9 @@
 //!
 //! Must not: be used on an image that is not the caller's own new copy.
 
+use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
 
 use nix::errno::Errno;
 use nix::sys::stat::fstat;
@@ -93,14 +95,35 @@ impl Copy<'_> {
         loops: &Loops,
         signature: &Signature,
     ) -> Result<(), HostError> {
-        let new_uuid = ["-x", "-p", "xfs_admin", "-c", "uuid generate", self.path.as_str()];
         // Refused while the log has something in it, which its superblock does not tell.
-        if !self.is_outgrown(signature) && programs.xfs_db.run(&new_uuid, &[0]).is_ok() {
+        if !self.is_outgrown(signature) && self.has_new_xfs_uuid(programs)? {
             return Ok(());
         }
         self.mounted(loops)?;
-        programs.xfs_db.run(&new_uuid, &[0])?;
-        Ok(())
+        if self.has_new_xfs_uuid(programs)? {
+            return Ok(());
+        }
+        Err(HostError::Unexpected {
+            what: "xfs_db does not change the UUID of the copy".to_owned(),
+            path: fd_path(self.image),
+        })
+    }
+
+    /// Has xfs_db make a new UUID, and looks whether it did: it exits with zero also when it refuses.
+    fn has_new_xfs_uuid(&self, programs: &Programs) -> Result<bool, HostError> {
+        let before = self.xfs_uuid()?;
+        let path = self.path.as_str();
+        programs.xfs_db.run(&["-x", "-p", "xfs_admin", "-c", "uuid generate", path], &[0])?;
+        Ok(self.xfs_uuid()? != before)
+    }
+
+    /// `sb_uuid`
+    fn xfs_uuid(&self) -> Result<[u8; 16], HostError> {
+        let failed = |e| HostError::call("read the UUID of", fd_path(self.image), e);
+        let file = File::from(self.image.try_clone_to_owned().map_err(failed)?);
+        let mut uuid = [0; 16];
+        file.read_exact_at(&mut uuid, 32).map_err(failed)?;
+        Ok(uuid)
     }
 
     fn renew_btrfs(

@@ -1,0 +1,268 @@
+//! Snapshots, restores, clones and groups, with real contents on real filesystems.
+
+#![expect(clippy::print_stdout, reason = "says which case is at work")]
+
+use std::path::Path;
+
+use orlop::csi::proto::Snapshot;
+use tonic::Code;
+
+use crate::client_snapshots::{from_snapshot, from_volume};
+use crate::driver::Driver;
+use crate::life::{Kind, Life, MIB, device_size, read, write};
+use crate::pools::{PoolOn, end};
+use crate::privileged::{Sandbox, privileged, run};
+
+/// The kinds that are copied; btrfs is large.
+const KINDS: [Kind; 5] = [Kind::Hostpath, Kind::Ext4, Kind::Xfs, Kind::Btrfs, Kind::Block];
+
+/// Copies of a volume in use show one instant there.
+fn is_instant(pool: PoolOn, kind: Kind) -> bool {
+    match kind {
+        Kind::Hostpath => pool == PoolOn::Btrfs,
+        _ => pool.shares(),
+    }
+}
+
+/// A volume that is made of something, up.
+fn copy_up(
+    sandbox: &Sandbox,
+    driver: &mut Driver,
+    life: &Life,
+    name: &str,
+    bytes: u64,
+    source: &orlop::csi::proto::VolumeContentSource,
+) -> Life {
+    let mut copy = Life::new(sandbox, life.kind, name);
+    copy.create.bytes = bytes;
+    let create = copy.create.clone();
+    copy.id = driver.insist("restore", |c| c.create_from(&create, source.clone())).volume_id;
+    copy.up(driver);
+    copy
+}
+
+/// Takes a snapshot, of a volume in use where that can be.
+fn take(driver: &mut Driver, pool: PoolOn, life: &Life, name: &str) -> Snapshot {
+    if is_instant(pool, life.kind) {
+        return driver.insist("snapshot", |c| c.snapshot(name, &life.id));
+    }
+    let refused = driver.client.snapshot(name, &life.id).unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{pool:?} {:?}: {refused:?}", life.kind);
+    assert!(refused.message().contains("end the pods"), "{refused:?}");
+    life.down(driver);
+    let snapshot = driver.insist("snapshot", |c| c.snapshot(name, &life.id));
+    life.up(driver);
+    snapshot
+}
+
+#[test]
+fn copies_show_what_was_there_and_are_volumes_of_their_own() {
+    privileged(|sandbox| {
+        for pool in PoolOn::ALL {
+            for kind in KINDS {
+                one_kind(&sandbox.sub(&format!("{pool:?}-{kind:?}")), pool, kind);
+            }
+        }
+    });
+}
+
+fn one_kind(sandbox: &Sandbox, pool: PoolOn, kind: Kind) {
+    println!("{kind:?} on {pool:?}");
+    pool.mount(sandbox, 2600);
+    let mut driver = Driver::start(sandbox);
+    let mut life = Life::new(sandbox, kind, "source");
+    if kind == Kind::Btrfs {
+        life.create.bytes = 256 * MIB;
+    }
+    life.born(&mut driver);
+    life.up(&mut driver);
+    write(kind, &life.target, "one");
+    let snapshot = take(&mut driver, pool, &life, "snap");
+    assert!(
+        snapshot.ready_to_use && snapshot.size_bytes >= i64::try_from(life.create.bytes).unwrap()
+    );
+    write(kind, &life.target, "two");
+    let source = from_snapshot(&snapshot.snapshot_id);
+    let bytes = life.create.bytes + 24 * MIB;
+    let restored = copy_up(sandbox, &mut driver, &life, "restored", bytes, &source);
+    assert_eq!(read(kind, &restored.target), "one");
+    assert_grown(kind, &restored.target, bytes);
+    if !is_instant(pool, kind) {
+        life.down(&mut driver);
+    }
+    let source = from_volume(&life.id);
+    let clone = copy_up(sandbox, &mut driver, &life, "clone", life.create.bytes, &source);
+    // All beside each other, as only filesystems with UUIDs of their own can be.
+    if !is_instant(pool, kind) {
+        life.up(&mut driver);
+    }
+    assert_eq!(read(kind, &clone.target), "two");
+    write(kind, &clone.target, "three");
+    assert_eq!(read(kind, &life.target), "two");
+    // Nothing depends on what it was made of.
+    life.down(&mut driver);
+    life.gone(&mut driver);
+    driver.insist("delete snapshot", |c| c.delete_snapshot(&snapshot.snapshot_id));
+    restored.down(&mut driver);
+    driver.restart();
+    restored.up(&mut driver);
+    assert_eq!(read(kind, &restored.target), "one");
+    for copy in [restored, clone] {
+        copy.down(&mut driver);
+        copy.gone(&mut driver);
+    }
+    end(sandbox, driver);
+}
+
+/// What was asked for is there at the first mount, but for what the filesystem takes of it.
+fn assert_grown(kind: Kind, target: &Path, bytes: u64) {
+    let seen = match kind {
+        Kind::Hostpath => return,
+        Kind::Block => device_size(target),
+        Kind::Ext4 | Kind::Xfs | Kind::Btrfs => {
+            let seen = nix::sys::statvfs::statvfs(target).unwrap();
+            seen.blocks() * seen.fragment_size()
+        }
+    };
+    assert!(seen <= bytes && seen + bytes / 8 + 70 * MIB > bytes, "{kind:?}: {seen} of {bytes}");
+    if kind == Kind::Block {
+        assert_eq!(seen, bytes);
+    }
+}
+
+#[test]
+fn a_frozen_volume_is_thawed_after_a_kill() {
+    privileged(|sandbox| {
+        PoolOn::Btrfs.mount(sandbox, 1000);
+        let mut driver = Driver::start(sandbox);
+        let mut life = Life::new(sandbox, Kind::Ext4, "v");
+        life.born(&mut driver);
+        life.up(&mut driver);
+        write(life.kind, &life.target, "before");
+        driver.kill();
+        driver.start_again(Some("engine.freeze.frozen:abort"));
+        let snapshot = driver.insist("snapshot", |c| c.snapshot("s", &life.id));
+        assert_eq!(driver.deaths, 1, "it died while the volume was frozen");
+        assert!(driver.log().contains("was killed while it held up"), "{}", driver.log());
+        // Would hang for ever if it were still frozen.
+        write(life.kind, &life.target, "after");
+        let marks = std::fs::read_dir(sandbox.path("root/state/frozen")).unwrap().count();
+        assert_eq!(marks, 0);
+        let source = from_snapshot(&snapshot.snapshot_id);
+        let copy = copy_up(sandbox, &mut driver, &life, "copy", life.create.bytes, &source);
+        assert_eq!(read(copy.kind, &copy.target), "before");
+        for life in [&life, &copy] {
+            life.down(&mut driver);
+            life.gone(&mut driver);
+        }
+        driver.insist("delete snapshot", |c| c.delete_snapshot(&snapshot.snapshot_id));
+        end(sandbox, driver);
+    });
+}
+
+#[test]
+fn a_group_is_whole_or_not_at_all() {
+    privileged(|sandbox| {
+        PoolOn::Xfs.mount(sandbox, 2000);
+        let mut driver = Driver::start(sandbox);
+        let mut lives = Vec::new();
+        for kind in [Kind::Ext4, Kind::Xfs, Kind::Block] {
+            let mut life = Life::new(sandbox, kind, &format!("{kind:?}"));
+            life.born(&mut driver);
+            life.up(&mut driver);
+            write(kind, &life.target, "together");
+            lives.push(life);
+        }
+        let ids: Vec<&str> = lives.iter().map(|life| life.id.as_str()).collect();
+        // A device cannot be held up.
+        let refused = driver.client.group("g", &ids).unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+        assert_eq!(driver.client.snapshots().len(), 0, "no residue");
+        lives[2].down(&mut driver);
+        let group = driver.client.group("g", &ids).unwrap();
+        assert_eq!(driver.client.group("g", &ids).unwrap(), group);
+        assert_eq!(driver.client.snapshots().len(), 3);
+        let member = &group.snapshots[0];
+        let refused = driver.client.delete_snapshot(&member.snapshot_id).unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        let conflict = driver.client.group("g", &ids[..2]).unwrap_err();
+        assert_eq!(conflict.code(), Code::AlreadyExists);
+        driver.restart();
+        assert_eq!(driver.client.group("g", &ids).unwrap(), group, "it survives a restart");
+        for (life, member) in lives.iter().zip(group_order(&group.snapshots, &ids)) {
+            let source = from_snapshot(&member.snapshot_id);
+            let name = format!("copy-{:?}", life.kind);
+            let copy = copy_up(sandbox, &mut driver, life, &name, life.create.bytes, &source);
+            assert_eq!(read(copy.kind, &copy.target), "together");
+            copy.down(&mut driver);
+            copy.gone(&mut driver);
+        }
+        driver.client.delete_group(&group).unwrap();
+        driver.client.delete_group(&group).unwrap();
+        assert_eq!(driver.client.snapshots().len(), 0);
+        lives[2].up(&mut driver);
+        for life in &lives {
+            life.down(&mut driver);
+            life.gone(&mut driver);
+        }
+        end(sandbox, driver);
+    });
+}
+
+/// The members in the order of their volumes.
+fn group_order<'a>(members: &'a [Snapshot], volumes: &[&str]) -> Vec<&'a Snapshot> {
+    let of = |id: &&str| members.iter().find(|member| member.source_volume_id == **id).unwrap();
+    volumes.iter().map(of).collect()
+}
+
+#[test]
+fn what_a_pod_nests_in_its_subvolume_is_not_lost_in_silence() {
+    privileged(|sandbox| {
+        PoolOn::Btrfs.mount(sandbox, 500);
+        let mut driver = Driver::start(sandbox);
+        let mut life = Life::new(sandbox, Kind::Hostpath, "v");
+        life.born(&mut driver);
+        life.up(&mut driver);
+        let inner = life.target.join("inner");
+        run("btrfs", &["subvolume", "create", inner.to_str().unwrap()]);
+        let refused = driver.client.snapshot("s", &life.id).unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+        assert!(refused.message().contains("subvolume"), "{refused:?}");
+        let names = std::fs::read_dir(sandbox.path("pool/incoming")).unwrap().count();
+        assert_eq!(names, 0, "no residue");
+        run("btrfs", &["subvolume", "delete", inner.to_str().unwrap()]);
+        let snapshot = driver.client.snapshot("s", &life.id).unwrap();
+        driver.client.delete_snapshot(&snapshot.snapshot_id).unwrap();
+        life.down(&mut driver);
+        life.gone(&mut driver);
+        end(sandbox, driver);
+    });
+}
+
+#[test]
+fn what_is_modified_is_modified_and_nothing_else() {
+    privileged(|sandbox| {
+        PoolOn::Xfs.mount(sandbox, 1000);
+        let mut driver = Driver::start(sandbox);
+        let mut life = Life::new(sandbox, Kind::Ext4, "v");
+        life.born(&mut driver);
+        driver.client.modify(&life.id, "onDelete", "wipe").unwrap();
+        let refused = driver.client.snapshot("s", &life.id).unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+        for (name, value) in [("onDelete", "burn"), ("backend", "hostpath"), ("mode", "0700")] {
+            let refused = driver.client.modify(&life.id, name, value).unwrap_err();
+            assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+        }
+        driver.restart();
+        driver.client.modify(&life.id, "onDelete", "archive").unwrap();
+        let snapshot = driver.client.snapshot("s", &life.id).unwrap();
+        // Shared blocks are not overwritten.
+        let refused = driver.client.modify(&life.id, "onDelete", "wipe").unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+        driver.client.delete_snapshot(&snapshot.snapshot_id).unwrap();
+        life.gone(&mut driver);
+        let kept = std::fs::read_dir(sandbox.path("pool/archive")).unwrap().count();
+        assert_eq!(kept, 1);
+        end(sandbox, driver);
+    });
+}
