@@ -1,4 +1,5 @@
-//! Every fault point, for every kind of volume: the driver dies there, or the step fails there.
+//! Every fault point, for every kind of volume: the driver dies there, or the step fails there. `snapshots` has the lives of
+//! volumes that are copied.
 
 #![expect(clippy::print_stdout, reason = "says how many cases there were")]
 
@@ -11,8 +12,10 @@ use crate::life::{Kind, Life, check_nothing_left};
 use crate::privileged::{Sandbox, poll, privileged};
 
 /// What became of the cases of one test.
-#[derive(Debug, Default)]
-struct Cases {
+#[derive(Debug)]
+pub(crate) struct Cases {
+    points: Vec<&'static str>,
+    kinds: usize,
     hit: Vec<(&'static str, Kind)>,
     failed: Vec<(&'static str, Kind)>,
 }
@@ -26,55 +29,58 @@ fn points() -> Vec<&'static str> {
     orlop::fault::all().into_iter().filter(here).collect()
 }
 
-/// Runs every point (but `except`) with every kind, the kinds at once, each case in a directory of its own. A case answers
-/// whether its point was hit; one that panics does not hold up the others.
-fn for_each_case(
+/// Runs every point with every kind, the kinds at once, each case in a directory of its own. A case answers whether its
+/// point was hit; one that panics does not hold up the others.
+pub(crate) fn for_each_case(
     sandbox: &Sandbox,
-    except: &[&str],
+    points: Vec<&'static str>,
+    kinds: &[Kind],
     run: impl Fn(&Sandbox, Kind, &str) -> bool + Sync,
 ) -> Cases {
     let one_kind = |kind: Kind| {
-        let mut cases = Cases::default();
-        let points = points().into_iter().filter(|point| !except.contains(point));
-        for point in points {
+        let (mut hit, mut failed) = (Vec::new(), Vec::new());
+        for point in &points {
             let sandbox = sandbox.sub(&format!("{kind:?}/{point}"));
             match catch_unwind(AssertUnwindSafe(|| run(&sandbox, kind, point))) {
-                Ok(true) => cases.hit.push((point, kind)),
+                Ok(true) => hit.push((*point, kind)),
                 Ok(false) => {}
-                Err(_printed) => cases.failed.push((point, kind)),
+                Err(_printed) => failed.push((*point, kind)),
             }
             // What a failed case leaves must not fail the leak check instead.
             sandbox.clear();
         }
-        cases
+        (hit, failed)
     };
-    let mut all = Cases::default();
+    let (mut hit, mut failed) = (Vec::new(), Vec::new());
     std::thread::scope(|scope| {
-        for thread in Kind::ALL.map(|kind| scope.spawn(move || one_kind(kind))) {
-            let cases = thread.join().unwrap();
-            all.hit.extend(cases.hit);
-            all.failed.extend(cases.failed);
+        let one_kind = &one_kind;
+        let threads: Vec<_> =
+            kinds.iter().map(|kind| scope.spawn(move || one_kind(*kind))).collect();
+        for thread in threads {
+            let (more_hit, more_failed) = thread.join().unwrap();
+            hit.extend(more_hit);
+            failed.extend(more_failed);
         }
     });
-    all
+    Cases { points, kinds: kinds.len(), hit, failed }
 }
 
 impl Cases {
     /// No case failed, and every point was hit by some kind.
-    fn check(&self, what: &str) {
-        let (all, kinds) = (points(), Kind::ALL.len());
-        println!("{}: hit {} cases of {} points x {kinds} kinds", what, self.hit.len(), all.len());
-        assert!(self.failed.is_empty(), "failed: {:?}", self.failed);
-        let is_hit = |point: &&str| self.hit.iter().any(|(hit, _)| hit == point);
-        let missed: Vec<_> = all.iter().filter(|point| !is_hit(point)).collect();
-        assert!(!all.is_empty() && missed.is_empty(), "never hit: {missed:?}");
+    pub(crate) fn check(&self, what: &str) {
+        let Self { points, kinds, hit, failed } = self;
+        println!("{what}: hit {} cases of {} points x {kinds} kinds", hit.len(), points.len());
+        assert!(failed.is_empty(), "failed: {failed:?}");
+        let is_hit = |point: &&&str| hit.iter().any(|(hit, _)| hit == *point);
+        let missed: Vec<_> = points.iter().filter(|point| !is_hit(point)).collect();
+        assert!(!points.is_empty() && missed.is_empty(), "never hit: {missed:?}");
     }
 }
 
 #[test]
 fn a_driver_that_dies_anywhere_finishes_after_its_restart() {
     privileged(|sandbox| {
-        for_each_case(sandbox, &[], life_with_death).check("abort");
+        for_each_case(sandbox, points(), &Kind::ALL, life_with_death).check("abort");
     });
 }
 
@@ -106,10 +112,10 @@ fn every_step_fails(sandbox: &Sandbox, errno: &str, code: fn(&str) -> Code) {
     let run = |sandbox: &Sandbox, kind, point: &str| {
         life_with_error(sandbox, kind, &format!("{point}:{errno}"), code)
     };
-    let mut cases = for_each_case(sandbox, &[POOL_BIRTH], run);
+    let mut points = points();
+    points.retain(|point| *point != POOL_BIRTH);
+    for_each_case(sandbox, points, &Kind::ALL, run).check(errno);
     pool_birth_with_error(&sandbox.sub("birth"), errno);
-    cases.hit.push((POOL_BIRTH, Kind::Hostpath));
-    cases.check(errno);
 }
 
 /// One life in a driver where a step fails; whether it did. The pool exists before.

@@ -35,4 +35,6 @@ mod privileged;
 #[cfg(test)]
 mod restarts;
 #[cfg(test)]
+mod snapshot_faults;
+#[cfg(test)]
 mod snapshots;
