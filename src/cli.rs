@@ -5,6 +5,7 @@
 mod config;
 mod pool;
 mod serve;
+mod snapshot;
 mod table;
 mod try_run;
 mod volume;
@@ -32,6 +33,9 @@ enum Command {
     /// List volumes, and give up what will not come back
     #[command(subcommand)]
     Volume(volume::VolumeCommand),
+    /// List snapshots
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
     /// Show on this machine what the driver does, and leave nothing behind
     Try(try_run::TryArgs),
 }
@@ -49,6 +53,7 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Pool(command) => pool::run(&command),
         Command::Volume(command) => volume::run(&command),
+        Command::Snapshot(command) => snapshot::run(&command),
         Command::Try(args) => try_run::run(&args),
     };
     match result {

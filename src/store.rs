@@ -53,7 +53,7 @@ pub use pool::Pool;
 pub use record::{Record, Request, Resolved, Volume};
 pub use snapshot::{Group, Name, Snapshot, same_source};
 pub use state::{PoolLock, StateDir};
-pub use view::{PoolView, ViewedVolume};
+pub use view::{PoolView, ViewedSnapshot, ViewedVolume};
 pub use volume_dir::{CopyProgress, VolumeDir};
 
 /// The name of a hostpath volume's directory within the volume.

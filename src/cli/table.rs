@@ -3,6 +3,10 @@
 use std::io::{self, Write};
 
 use clap::ValueEnum;
+use serde_json::json;
+
+use crate::engine::offline::CopyLine;
+use crate::volume::ByteSize;
 
 /// How a listing is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -39,4 +43,25 @@ pub(super) fn print_json(value: &serde_json::Value) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut out, value)?;
     writeln!(out)?;
     out.flush()
+}
+
+/// Key, pool and state of what is being copied.
+pub(super) fn copy_cells(copy: &CopyLine) -> [String; 3] {
+    let (done, total) = (copy.progress.done_bytes, copy.progress.total_bytes);
+    let percent = done.saturating_mul(100).checked_div(total).unwrap_or(0).min(100);
+    let total = ByteSize::new(total);
+    let state = format!("copying {}: {percent} % of {total}", copy.progress.source);
+    [copy.key.to_string(), copy.pool.clone(), state]
+}
+
+/// The same for programs.
+pub(super) fn copy_json(copy: &CopyLine) -> serde_json::Value {
+    json!({
+        "key": copy.key.as_str(),
+        "pool": copy.pool,
+        "state": "copying",
+        "source": copy.progress.source,
+        "doneBytes": copy.progress.done_bytes,
+        "totalBytes": copy.progress.total_bytes,
+    })
 }

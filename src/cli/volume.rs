@@ -8,8 +8,8 @@ use serde_json::json;
 use super::Failure;
 use super::config::{ListArgs, PoolArgs};
 use super::table::{self, Output};
-use crate::engine::offline::{self, VolumeLine};
-use crate::store::Volume;
+use crate::engine::offline::{self, CopyLine, VolumeLine};
+use crate::store::{Kind, Volume};
 use crate::volume::VolumeId;
 
 #[derive(Debug, Subcommand)]
@@ -44,8 +44,9 @@ pub(super) fn run(command: &VolumeCommand) -> Result<(), Failure> {
 }
 
 fn list(args: &ListArgs) -> Result<(), Failure> {
-    let (volumes, away) = offline::volumes(&args.pools.pools()?);
-    print(args.output, &volumes)?;
+    let pools = args.pools.pools()?;
+    let (volumes, away) = offline::volumes(&pools);
+    print(args.output, &volumes, &offline::copies(&pools, Kind::Volume))?;
     if away.is_empty() {
         Ok(())
     } else {
@@ -64,54 +65,64 @@ fn state(volume: &Volume) -> String {
     }
 }
 
-fn print(output: Output, volumes: &[VolumeLine]) -> Result<(), Failure> {
-    if output == Output::Json {
-        let volumes = volumes.iter().map(|volume| match &volume.record {
-            Ok(record) => json!({
-                "id": volume.id.as_ref().map(ToString::to_string),
-                "name": record.name,
-                "pool": volume.pool,
-                "state": "ready",
-                "backend": record.resolved.backend().as_str(),
-                "sizeBytes": record.size.bytes(),
-                "created": record.created,
-                "onDelete": record.on_delete.as_str(),
-                "inline": record.pod.as_ref().map(|pod| json!({
-                    "podUid": pod.uid(),
-                    "podNamespace": pod.namespace(),
-                    "podName": pod.name(),
-                    "target": pod.target(),
-                })),
-            }),
-            Err(reason) => json!({
-                "key": volume.key.as_str(),
-                "pool": volume.pool,
-                "state": "damaged",
-                "reason": reason,
-            }),
-        });
-        return Ok(table::print_json(&volumes.collect())?);
+fn json_of(volume: &VolumeLine) -> serde_json::Value {
+    match &volume.record {
+        Ok(record) => json!({
+            "id": volume.id.as_ref().map(ToString::to_string),
+            "name": record.name,
+            "pool": volume.pool,
+            "state": "ready",
+            "backend": record.resolved.backend().as_str(),
+            "sizeBytes": record.size.bytes(),
+            "created": record.created,
+            "onDelete": record.on_delete.as_str(),
+            "source": record.request.source.as_ref().map(ToString::to_string),
+            "inline": record.pod.as_ref().map(|pod| json!({
+                "podUid": pod.uid(),
+                "podNamespace": pod.namespace(),
+                "podName": pod.name(),
+                "target": pod.target(),
+            })),
+        }),
+        Err(reason) => json!({
+            "key": volume.key.as_str(),
+            "pool": volume.pool,
+            "state": "damaged",
+            "reason": reason,
+        }),
     }
-    let rows: Vec<Vec<String>> = volumes
-        .iter()
-        .map(|volume| match &volume.record {
-            Ok(record) => vec![
-                volume.id.as_ref().map_or_else(String::new, ToString::to_string),
-                record.name.escape_default().to_string(),
-                volume.pool.clone(),
-                record.resolved.backend().to_string(),
-                record.size.to_string(),
-                state(record),
-            ],
-            Err(reason) => vec![
-                volume.key.to_string(),
-                String::new(),
-                volume.pool.clone(),
-                String::new(),
-                String::new(),
-                reason.clone(),
-            ],
-        })
-        .collect();
+}
+
+fn row_of(volume: &VolumeLine) -> Vec<String> {
+    match &volume.record {
+        Ok(record) => vec![
+            volume.id.as_ref().map_or_else(String::new, ToString::to_string),
+            record.name.escape_default().to_string(),
+            volume.pool.clone(),
+            record.resolved.backend().to_string(),
+            record.size.to_string(),
+            state(record),
+        ],
+        Err(reason) => vec![
+            volume.key.to_string(),
+            String::new(),
+            volume.pool.clone(),
+            String::new(),
+            String::new(),
+            reason.clone(),
+        ],
+    }
+}
+
+fn print(output: Output, volumes: &[VolumeLine], copies: &[CopyLine]) -> Result<(), Failure> {
+    if output == Output::Json {
+        let listed = volumes.iter().map(json_of).chain(copies.iter().map(table::copy_json));
+        return Ok(table::print_json(&listed.collect())?);
+    }
+    let copy = |copy: &CopyLine| {
+        let [key, pool, state] = table::copy_cells(copy);
+        vec![key, String::new(), pool, String::new(), String::new(), state]
+    };
+    let rows: Vec<_> = volumes.iter().map(row_of).chain(copies.iter().map(copy)).collect();
     Ok(table::print(&["ID", "NAME", "POOL", "BACKEND", "SIZE", "STATE"], &rows)?)
 }

@@ -8,8 +8,11 @@ use super::pools::{new_marker, random};
 use super::{EngineError, PoolConfig, chain};
 use crate::host::Host;
 use crate::host::linux::LinuxHost;
-use crate::store::{Pool, PoolView, StateDir, Volume};
-use crate::volume::{ByteSize, Key, PoolUuid, VolumeId};
+use crate::store::{
+    CopyProgress, Kind, Pool, PoolView, Snapshot, StateDir, StoreError, ViewedSnapshot,
+    ViewedVolume, Volume,
+};
+use crate::volume::{ByteSize, Key, PoolTag, PoolUuid, VolumeId};
 
 /// A pool as a listing shows it.
 #[derive(Debug, Clone)]
@@ -45,6 +48,30 @@ pub struct VolumeLine {
     pub id: Option<VolumeId>,
     /// Its record, or why it cannot be read.
     pub record: Result<Volume, String>,
+}
+
+/// A snapshot as a listing shows it.
+#[derive(Debug)]
+pub struct SnapshotLine {
+    /// The pool's name in the configuration.
+    pub pool: String,
+    /// The first part of its pool's UUID.
+    pub tag: PoolTag,
+    /// Its directory.
+    pub key: Key,
+    /// Its record, or why it cannot be read.
+    pub record: Result<Snapshot, String>,
+}
+
+/// A copy that is being made.
+#[derive(Debug)]
+pub struct CopyLine {
+    /// The pool's name in the configuration.
+    pub pool: String,
+    /// The key of what it will be.
+    pub key: Key,
+    /// How far it is.
+    pub progress: CopyProgress,
 }
 
 /// Makes a pool of an empty or absent directory.
@@ -100,6 +127,10 @@ pub fn pools(configured: &[PoolConfig]) -> Vec<PoolLine> {
                 line.total = space.map(|space| space.total);
                 line.available = space.map(|space| space.available);
                 line.promised = view.graves_size();
+                for (_, snapshot) in view.snapshots().unwrap_or_default() {
+                    let charge = snapshot.map(|snapshot| snapshot.charge).unwrap_or_default();
+                    line.promised = line.promised.saturating_add(charge);
+                }
                 for (_, record) in view.volumes().unwrap_or_default() {
                     line.volumes += 1;
                     match record {
@@ -114,27 +145,61 @@ pub fn pools(configured: &[PoolConfig]) -> Vec<PoolLine> {
     configured.iter().map(line).collect()
 }
 
-/// The volumes of all pools that can be read, by pool and key, and what is wrong with the other pools.
-#[must_use]
-pub fn volumes(configured: &[PoolConfig]) -> (Vec<VolumeLine>, Vec<String>) {
+/// What of each pool that can be read, in the order of the configuration, and what is wrong with the other pools.
+fn of_each<T>(
+    configured: &[PoolConfig],
+    read: impl Fn(&PoolConfig, &PoolView) -> Result<Vec<T>, StoreError>,
+) -> (Vec<T>, Vec<String>) {
     let (mut lines, mut away) = (Vec::new(), Vec::new());
     for config in configured {
-        let volumes = PoolView::open(&config.path).and_then(|view| Ok((view.volumes()?, view)));
-        let (volumes, view) = match volumes {
-            Ok(opened) => opened,
+        match PoolView::open(&config.path).and_then(|view| read(config, &view)) {
+            Ok(more) => lines.extend(more),
             Err(error) => {
                 let (name, path) = (&config.name, config.path.display());
                 away.push(format!("pool {name} ({path}) is away: {}", chain(&error)));
-                continue;
             }
-        };
-        for (key, record) in volumes {
-            let record = record.map_err(|error| chain(&error));
-            let id = record.as_ref().ok().map(|volume| volume.id(view.uuid().tag()));
-            lines.push(VolumeLine { pool: config.name.clone(), key, id, record });
         }
     }
     (lines, away)
+}
+
+/// The volumes of all pools that can be read, by pool and key, and what is wrong with the other pools.
+#[must_use]
+pub fn volumes(configured: &[PoolConfig]) -> (Vec<VolumeLine>, Vec<String>) {
+    of_each(configured, |config, view| {
+        let line = |(key, record): ViewedVolume| {
+            let record = record.map_err(|error| chain(&error));
+            let id = record.as_ref().ok().map(|volume| volume.id(view.uuid().tag()));
+            VolumeLine { pool: config.name.clone(), key, id, record }
+        };
+        Ok(view.volumes()?.into_iter().map(line).collect())
+    })
+}
+
+/// The snapshots of all pools that can be read, by pool and key, and what is wrong with the other pools.
+#[must_use]
+pub fn snapshots(configured: &[PoolConfig]) -> (Vec<SnapshotLine>, Vec<String>) {
+    of_each(configured, |config, view| {
+        let line = |(key, record): ViewedSnapshot| SnapshotLine {
+            pool: config.name.clone(),
+            tag: view.uuid().tag(),
+            key,
+            record: record.map_err(|error| chain(&error)),
+        };
+        Ok(view.snapshots()?.into_iter().map(line).collect())
+    })
+}
+
+/// The volumes or snapshots that are being copied.
+#[must_use]
+pub fn copies(configured: &[PoolConfig], kind: Kind) -> Vec<CopyLine> {
+    // Which pools are away is said with what they have.
+    let (lines, _away) = of_each(configured, |config, view| {
+        let copies = view.copies(kind).into_iter();
+        let line = |(key, progress)| CopyLine { pool: config.name.clone(), key, progress };
+        Ok(copies.map(line).collect())
+    });
+    lines
 }
 
 /// Records that a volume is given up.

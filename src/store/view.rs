@@ -7,11 +7,17 @@ use super::death::{Grave, grave_charge};
 use super::marker::{self, Marker};
 use super::pool::read_record;
 use super::record::Volume;
-use super::{StoreError, dir};
+use super::scan::read_snapshot;
+use super::snapshot::Snapshot;
+use super::volume_dir::{CopyProgress, PROGRESS};
+use super::{Kind, StoreError, dir};
 use crate::volume::{ByteSize, Key, PoolUuid};
 
 /// A volume's key, and its record or what is wrong with it.
 pub type ViewedVolume = (Key, Result<Volume, StoreError>);
+
+/// A snapshot's key, and its record or what is wrong with it.
+pub type ViewedSnapshot = (Key, Result<Snapshot, StoreError>);
 
 /// A pool that is only looked at.
 #[derive(Debug)]
@@ -65,6 +71,56 @@ impl PoolView {
             listed.push((key, record));
         }
         Ok(listed)
+    }
+
+    /// Every snapshot in the order of the keys, those in groups included, with its record or what is wrong with it.
+    ///
+    /// # Errors
+    /// A directory cannot be read.
+    pub fn snapshots(&self) -> Result<Vec<ViewedSnapshot>, StoreError> {
+        let mut listed = Vec::new();
+        let mut parents = Vec::new();
+        // A pool of an earlier release has no groups, and one that is just being made neither.
+        for kind in [Kind::Snapshot, Kind::Group] {
+            let Some(parent) = dir::find_dir(self.root.as_fd(), kind.directory())? else {
+                continue;
+            };
+            if kind == Kind::Snapshot {
+                parents.push(parent);
+                continue;
+            }
+            for name in dir::names(parent.as_fd())? {
+                parents.extend(dir::find_dir(parent.as_fd(), &name)?);
+            }
+        }
+        for parent in parents {
+            for name in dir::names(parent.as_fd())? {
+                let Some(key) = name.to_str().and_then(|name| name.parse::<Key>().ok()) else {
+                    continue;
+                };
+                let Some(fd) = dir::find_dir(parent.as_fd(), key.as_str())? else { continue };
+                let record = read_snapshot(fd.as_fd(), &key);
+                listed.push((key, record));
+            }
+        }
+        listed.sort_by(|(one, _), (other, _)| one.cmp(other));
+        Ok(listed)
+    }
+
+    /// The copies that are being made, of a kind, and how far they are; what a killed driver left counts until the next
+    /// start.
+    #[must_use]
+    pub fn copies(&self, kind: Kind) -> Vec<(Key, CopyProgress)> {
+        let Ok(incoming) = dir::open_dir(self.root.as_fd(), "incoming") else { return Vec::new() };
+        let names = dir::names(incoming.as_fd()).unwrap_or_default();
+        let copy = |name: &std::ffi::OsString| {
+            let (its_kind, key) = Kind::of_name(name.to_str()?);
+            let key = key.parse().ok().filter(|_| its_kind == kind)?;
+            let fd = dir::find_dir(incoming.as_fd(), name).ok()??;
+            let note = dir::read_file(fd.as_fd(), PROGRESS).ok()??;
+            Some((key, serde_json::from_slice(&note).ok()?))
+        };
+        names.iter().filter_map(copy).collect()
     }
 
     /// The sizes of what is deleted, archived or retained and still there; what cannot be read counts nothing.

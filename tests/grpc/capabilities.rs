@@ -127,6 +127,25 @@ async fn controller_rpcs(driver: &Driver) -> Vec<ControllerRpc> {
     reply.into_inner().capabilities.into_iter().map(rpc).collect()
 }
 
+async fn check_services(driver: &Driver) {
+    let reply = driver.identity().get_plugin_capabilities(GetPluginCapabilitiesRequest {}).await;
+    let services = reply.unwrap().into_inner().capabilities.into_iter();
+    let services: Vec<_> = services
+        .filter_map(|capability| match capability.r#type {
+            Some(plugin_capability::Type::Service(service)) => Some(service.r#type()),
+            Some(plugin_capability::Type::VolumeExpansion(_)) | None => None,
+        })
+        .collect();
+    let wanted = [
+        PluginService::ControllerService,
+        PluginService::VolumeAccessibilityConstraints,
+        PluginService::GroupControllerService,
+        PluginService::SnapshotMetadataService,
+        PluginService::SnapshotAccessibilityConstraints,
+    ];
+    assert_eq!(services, wanted);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exactly_what_works_is_advertised() {
     let driver = Driver::start().await;
@@ -157,22 +176,7 @@ async fn exactly_what_works_is_advertised() {
         NodeRpc::SingleNodeMultiWriter,
     ];
     assert_eq!(node, wanted);
-    let reply = driver.identity().get_plugin_capabilities(GetPluginCapabilitiesRequest {}).await;
-    let services = reply.unwrap().into_inner().capabilities.into_iter();
-    let services: Vec<_> = services
-        .filter_map(|capability| match capability.r#type {
-            Some(plugin_capability::Type::Service(service)) => Some(service.r#type()),
-            Some(plugin_capability::Type::VolumeExpansion(_)) | None => None,
-        })
-        .collect();
-    let wanted = [
-        PluginService::ControllerService,
-        PluginService::VolumeAccessibilityConstraints,
-        PluginService::GroupControllerService,
-        PluginService::SnapshotMetadataService,
-        PluginService::SnapshotAccessibilityConstraints,
-    ];
-    assert_eq!(services, wanted);
+    check_services(&driver).await;
 
     // Where the resizer cannot reach the right node, the controller does not offer to grow.
     let driver = Driver::start_on(driver.stop().await, &["default"], false).await;
