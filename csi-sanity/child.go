@@ -118,7 +118,8 @@ func driverFlags(o order) []string {
 		// Our own suite has more at the same time.
 		limit *= 2
 	}
-	return []string{"--attach", "--max-volumes", fmt.Sprint(limit)}
+	// A client of CSI 1.13 must not mind the condition of 1.9.
+	return []string{"--attach", "--max-volumes", fmt.Sprint(limit), "--legacy-volume-condition"}
 }
 
 // examine runs the suite and judges its results.

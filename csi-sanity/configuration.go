@@ -27,7 +27,7 @@ type Configuration struct {
 	VolumeFilesystem string
 	// VolumeSize is the size of the volumes, half of which is added when the suite expands them.
 	VolumeSize int64
-	// Attach runs the driver with --attach, and with room for attachLimit volumes.
+	// Attach runs the driver with --attach, room for attachLimit volumes, and what else is off by default.
 	Attach bool
 }
 

@@ -138,7 +138,8 @@ func contractAbilities(c Configuration) []string {
 		"controller/CREATE_DELETE_VOLUME", "controller/LIST_VOLUMES", "controller/GET_CAPACITY",
 		"controller/GET_VOLUME", "controller/SINGLE_NODE_MULTI_WRITER", "controller/EXPAND_VOLUME",
 		"controller/CREATE_DELETE_SNAPSHOT", "controller/LIST_SNAPSHOTS", "controller/GET_SNAPSHOT",
-		"controller/CLONE_VOLUME", "controller/MODIFY_VOLUME",
+		"controller/CLONE_VOLUME", "controller/MODIFY_VOLUME", "controller/GET_VOLUME_HEALTH",
+		"controller/LIST_VOLUME_HEALTH", "node/GET_VOLUME_HEALTH", "node/GET_STORAGE_HEALTH",
 		"node/STAGE_UNSTAGE_VOLUME", "node/GET_VOLUME_STATS", "node/EXPAND_VOLUME", "node/SINGLE_NODE_MULTI_WRITER",
 		"mode/SINGLE_NODE_WRITER", "mode/SINGLE_NODE_READER_ONLY", "mode/MULTI_NODE_READER_ONLY",
 		"mode/MULTI_NODE_SINGLE_WRITER", "mode/MULTI_NODE_MULTI_WRITER", "mode/SINGLE_NODE_SINGLE_WRITER",
@@ -146,7 +147,9 @@ func contractAbilities(c Configuration) []string {
 	)
 	if c.Attach {
 		all = append(all, "controller/PUBLISH_UNPUBLISH_VOLUME", "controller/PUBLISH_READONLY",
-			"controller/LIST_VOLUMES_PUBLISHED_NODES")
+			"controller/LIST_VOLUMES_PUBLISHED_NODES",
+			// The volume condition of CSI 1.9, which 1.13 has no name for.
+			"node/4")
 	}
 	if c.Block {
 		return append(all, "block")

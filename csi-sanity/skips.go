@@ -52,25 +52,6 @@ var withoutAttach = skipGroup{
 // everywhere is skipped in every configuration.
 var everywhere = []skipGroup{
 	{
-		Reason: "Orlop does not report health yet.",
-		Specs: map[string][]string{
-			"ControllerGetVolumeHealth [Controller Server]": {
-				"should fail when no volume id is provided",
-				"should return health for a valid volume",
-			},
-			"ControllerListVolumeHealth [Controller Server]": {
-				"should return appropriate response",
-			},
-			node + "NodeGetStorageHealth": {
-				"should return appropriate response",
-			},
-			node + "NodeGetVolumeHealth": {
-				"should fail when no volume id is provided",
-				"should return health for a valid volume",
-			},
-		},
-	},
-	{
 		Reason: "The suite itself has this spec switched off (pending).",
 		Specs: map[string][]string{
 			controller + "ListVolumes": {

@@ -8,8 +8,10 @@
 mod capability;
 mod controller;
 mod group;
+mod health;
 mod identity;
 mod jobs;
+pub mod legacy;
 mod metadata;
 mod node;
 pub mod proto;

@@ -20,6 +20,7 @@ mod error;
 mod expand;
 mod freeze;
 mod group;
+mod health;
 mod inline;
 mod list;
 mod metadata;
@@ -47,6 +48,9 @@ pub use delta::Range;
 pub use error::{EngineError, chain};
 pub use expand::Expanded;
 pub use group::{FoundGroup, GroupSpec};
+pub use health::{
+    Condition, Finding, HEALTH, HealthHelp, StorageTrouble, VolumeHealth, VolumeTrouble,
+};
 pub use inline::InlineRequest;
 pub use list::Listed;
 pub use metadata::{Metadata, MetadataQuery};
@@ -211,7 +215,11 @@ impl Engine {
         match pool.store.entry(&id.key) {
             None => Ok(None),
             Some(Entry::Whole { generation, .. }) if generation != id.generation => Ok(None),
-            Some(Entry::Whole { .. } | Entry::Damaged { .. }) => read(pool, id),
+            Some(Entry::Whole { .. } | Entry::Damaged { .. }) => {
+                // One that was damaged had no generation to tell, and may be mended by now.
+                let found = read(pool, id)?;
+                Ok(found.filter(|located| located.volume().generation == id.generation))
+            }
         }
     }
 

@@ -324,6 +324,10 @@ pub trait Host: Copying + Debug + Send + Sync + 'static {
     /// Grows the filesystem of a loop device that is not mounted, where it cannot grow while mounted.
     fn grow_unmounted(&self, loop_number: u32, filesystem: Filesystem) -> Result<(), HostError>;
 
+    /// How many errors the kernel has counted on a mounted filesystem; zero also where it does not count (XFS) or tell.
+    /// Reads /sys only: no disk is asked.
+    fn filesystem_errors(&self, mount: &MountEntry) -> u64;
+
     /// Space of the filesystem that an open file or directory lies on.
     fn space(&self, file: BorrowedFd<'_>) -> Result<Space, HostError>;
 

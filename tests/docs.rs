@@ -8,6 +8,7 @@
 )]
 
 use orlop::csi::CODES;
+use orlop::engine::{HEALTH, StorageTrouble};
 use orlop::volume::PARAMETERS;
 
 fn read(name: &str) -> String {
@@ -63,6 +64,21 @@ fn the_table_of_errors_is_the_code_s() {
                 c.code.map_or_else(|| "as its cause".to_owned(), wire_name),
                 c.meaning.into(),
             ]
+        })
+        .collect();
+    assert_eq!(documented, known);
+}
+
+#[test]
+fn the_table_of_health_is_the_code_s() {
+    let documented = table(&read("SEMANTICS.md"), "Health");
+    let known: Vec<Vec<String>> = HEALTH
+        .iter()
+        .map(|row| {
+            let storage = row.storage.map_or("", StorageTrouble::as_str);
+            [row.reason, row.volume.as_str(), storage, row.meaning, row.remedy]
+                .map(str::to_owned)
+                .to_vec()
         })
         .collect();
     assert_eq!(documented, known);

@@ -47,6 +47,9 @@ pub(super) struct ServeArgs {
     /// Let this node have at most so many volumes; without it, what its loop devices and mounts allow
     #[arg(long, value_name = "N", env = "ORLOP_MAX_VOLUMES", value_parser = clap::value_parser!(u32).range(1..))]
     max_volumes: Option<u32>,
+    /// Tell the volume condition of CSI 1.9 with the statistics, which kubelet 1.36 reads and CSI 1.13 has not
+    #[arg(long, env = "ORLOP_LEGACY_VOLUME_CONDITION")]
+    legacy_volume_condition: bool,
     /// Kubelet's directory on this node
     #[arg(long, value_name = "DIR", env = "ORLOP_KUBELET_DIR", default_value = "/var/lib/kubelet")]
     kubelet_dir: PathBuf,
@@ -86,7 +89,10 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let server = ServerConfig {
         driver_name: args.driver_name.clone(),
         node_id: args.node_id.clone(),
-        features: Features { controller_expand: args.controller_expand == Switch::On },
+        features: Features {
+            controller_expand: args.controller_expand == Switch::On,
+            legacy_volume_condition: args.legacy_volume_condition,
+        },
         retry: csi::RETRY,
     };
     // Two workers are plenty: all work is in blocking jobs, which are bounded per pool.

@@ -1,5 +1,6 @@
 //! The one list of what the driver says it can do.
 
+use super::legacy;
 use super::proto::{
     ControllerServiceCapability, GroupControllerServiceCapability, NodeServiceCapability,
     PluginCapability,
@@ -17,6 +18,8 @@ use super::proto::{
 pub struct Features {
     /// The controller grows volumes. Off where the resizer cannot reach the right node; NodeExpandVolume then does all.
     pub controller_expand: bool,
+    /// NodeGetVolumeStats tells the volume condition of CSI 1.9 as well.
+    pub legacy_volume_condition: bool,
 }
 
 /// What the controller can do.
@@ -33,6 +36,8 @@ pub(super) fn controller_rpcs(features: Features, attach: bool) -> Vec<Controlle
         ControllerRpc::ModifyVolume,
         // With this and the node's, ReadWriteOnce means one node and ReadWriteOncePod one pod.
         ControllerRpc::SingleNodeMultiWriter,
+        ControllerRpc::GetVolumeHealth,
+        ControllerRpc::ListVolumeHealth,
     ];
     if features.controller_expand {
         rpcs.push(ControllerRpc::ExpandVolume);
@@ -48,11 +53,13 @@ pub(super) fn controller_rpcs(features: Features, attach: bool) -> Vec<Controlle
 }
 
 /// What the node can do.
-pub(super) const NODE_RPCS: [NodeRpc; 4] = [
+pub(super) const NODE_RPCS: [NodeRpc; 6] = [
     NodeRpc::StageUnstageVolume,
     NodeRpc::GetVolumeStats,
     NodeRpc::ExpandVolume,
     NodeRpc::SingleNodeMultiWriter,
+    NodeRpc::GetVolumeHealth,
+    NodeRpc::GetStorageHealth,
 ];
 
 pub(super) fn controller(features: Features, attach: bool) -> Vec<ControllerServiceCapability> {
@@ -64,13 +71,14 @@ pub(super) fn controller(features: Features, attach: bool) -> Vec<ControllerServ
     controller_rpcs(features, attach).into_iter().map(wrap).collect()
 }
 
-pub(super) fn node() -> Vec<NodeServiceCapability> {
-    let wrap = |rpc: NodeRpc| NodeServiceCapability {
+pub(super) fn node(features: Features) -> Vec<NodeServiceCapability> {
+    let wrap = |number: i32| NodeServiceCapability {
         r#type: Some(node_service_capability::Type::Rpc(node_service_capability::Rpc {
-            r#type: rpc.into(),
+            r#type: number,
         })),
     };
-    NODE_RPCS.into_iter().map(wrap).collect()
+    let legacy = features.legacy_volume_condition.then_some(legacy::VOLUME_CONDITION);
+    NODE_RPCS.into_iter().map(i32::from).chain(legacy).map(wrap).collect()
 }
 
 /// What the group controller can do.

@@ -4,15 +4,17 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
+use super::legacy::NodeGetVolumeStatsResponse;
 use super::proto::{
     NodeExpandVolumeRequest, NodeExpandVolumeResponse, NodeGetCapabilitiesRequest,
     NodeGetCapabilitiesResponse, NodeGetInfoRequest, NodeGetInfoResponse,
-    NodeGetVolumeStatsRequest, NodeGetVolumeStatsResponse, NodePublishVolumeRequest,
+    NodeGetStorageHealthRequest, NodeGetStorageHealthResponse, NodeGetVolumeHealthRequest,
+    NodeGetVolumeHealthResponse, NodeGetVolumeStatsRequest, NodePublishVolumeRequest,
     NodePublishVolumeResponse, NodeStageVolumeRequest, NodeStageVolumeResponse,
     NodeUnpublishVolumeRequest, NodeUnpublishVolumeResponse, NodeUnstageVolumeRequest,
     NodeUnstageVolumeResponse, Topology, VolumeUsage, node_server, volume_usage::Unit,
 };
-use super::{Claims, Jobs, capability, request, rpc};
+use super::{Claims, Features, Jobs, capability, legacy, request, rpc};
 use crate::engine::{self, Engine};
 use crate::volume::{Key, VolumeId};
 
@@ -21,10 +23,11 @@ pub(super) struct Node {
     pub(super) engine: Arc<Engine>,
     pub(super) jobs: Arc<Jobs>,
     pub(super) name: String,
+    pub(super) features: Features,
 }
 
 /// What a call locks whose id may not be ours, and its pool. An id that kubelet made is an inline volume's, or nobody's.
-fn key_and_lane(id: &str, engine: &Engine) -> (String, String) {
+pub(super) fn key_and_lane(id: &str, engine: &Engine) -> (String, String) {
     if let Ok(id) = id.parse::<VolumeId>() {
         return (id.key.to_string(), id.pool.to_string());
     }
@@ -136,14 +139,36 @@ impl node_server::Node for Node {
             let id = request::any_volume_id(&request.volume_id)?.to_owned();
             let path = request::path("volume_path", &request.volume_path)?;
             let (engine, (_, lane)) = (Arc::clone(&self.engine), key_and_lane(&id, &self.engine));
-            let stats = move || match id.parse::<VolumeId>() {
-                Ok(id) => engine.stats(&id, &path),
-                Err(_) => engine.stats_inline(&id, &path),
+            let with_condition = self.features.legacy_volume_condition;
+            let stats = move || {
+                let usage = match id.parse::<VolumeId>() {
+                    Ok(id) => engine.stats(&id, &path),
+                    Err(_) => engine.stats_inline(&id, &path),
+                };
+                let usage = usage.map(usages);
+                if with_condition {
+                    legacy::reply(usage, engine.node_volume_health(&id, &[&path]))
+                } else {
+                    Ok(NodeGetVolumeStatsResponse { usage: usage?, volume_condition: None })
+                }
             };
-            let usage = self.jobs.read(&lane, stats).await?;
-            Ok(NodeGetVolumeStatsResponse { usage: usages(usage) })
+            self.jobs.read(&lane, stats).await
         })
         .await
+    }
+
+    async fn node_get_volume_health(
+        &self,
+        request: Request<NodeGetVolumeHealthRequest>,
+    ) -> Result<Response<NodeGetVolumeHealthResponse>, Status> {
+        self.volume_health(request.into_inner()).await
+    }
+
+    async fn node_get_storage_health(
+        &self,
+        _request: Request<NodeGetStorageHealthRequest>,
+    ) -> Result<Response<NodeGetStorageHealthResponse>, Status> {
+        self.storage_health().await
     }
 
     async fn node_expand_volume(
@@ -174,7 +199,7 @@ impl node_server::Node for Node {
         &self,
         _request: Request<NodeGetCapabilitiesRequest>,
     ) -> Result<Response<NodeGetCapabilitiesResponse>, Status> {
-        let reply = NodeGetCapabilitiesResponse { capabilities: capability::node() };
+        let reply = NodeGetCapabilitiesResponse { capabilities: capability::node(self.features) };
         rpc::logged("NodeGetCapabilities", "", async { Ok(reply) }).await
     }
 

@@ -8,4 +8,6 @@
     reason = "generated code; the contract is documented in proto/csi.proto"
 )]
 
+pub use super::legacy::NodeGetVolumeStatsResponse;
+
 tonic::include_proto!("csi.v1");

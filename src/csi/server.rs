@@ -193,15 +193,12 @@ pub async fn serve(
             tokio::spawn(watch_pool(Arc::clone(&engine), Arc::clone(&jobs), name, config.retry))
         })
         .collect();
-    let identity = Identity { driver_name: config.driver_name, engine: Arc::clone(&engine) };
-    let controller = Controller {
-        engine: Arc::clone(&engine),
-        jobs: Arc::clone(&jobs),
-        features: config.features,
-    };
+    let ServerConfig { driver_name, node_id: name, features, .. } = config;
+    let identity = Identity { driver_name, engine: Arc::clone(&engine) };
+    let controller = Controller { engine: Arc::clone(&engine), jobs: Arc::clone(&jobs), features };
     let group = GroupController { engine: Arc::clone(&engine), jobs: Arc::clone(&jobs) };
     let metadata = SnapshotMetadata { engine: Arc::clone(&engine), jobs: Arc::clone(&jobs) };
-    let node = Node { engine, jobs: Arc::clone(&jobs), name: config.node_id };
+    let node = Node { engine, jobs: Arc::clone(&jobs), name, features };
     let (stopping, mut stopped) = tokio::sync::watch::channel(false);
     let stop = async move {
         stop.await;

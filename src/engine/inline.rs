@@ -190,7 +190,7 @@ impl Engine {
     }
 
     /// Our own id of an inline volume, from memory.
-    fn inline_id(&self, id: &str) -> Option<VolumeId> {
+    pub(super) fn inline_id(&self, id: &str) -> Option<VolumeId> {
         let key = Key::of_inline(id);
         let mut pools = self.pools.open_ones().into_iter();
         pools.find_map(|pool| id_of(&pool.tag(), &key, pool.store.entry(&key)))

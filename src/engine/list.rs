@@ -1,10 +1,18 @@
 //! Listing and single look-ups.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use super::open_pool::OpenPool;
 use super::{Engine, EngineError};
 use crate::store::{Entry, Volume};
-use crate::volume::{ByteSize, VolumeCapability, VolumeId};
+use crate::volume::{ByteSize, Key, VolumeCapability, VolumeId};
+
+/// So many volumes are taken from the index at once.
+const STRETCH: usize = 256;
+
+/// A volume on a walk through the pools.
+pub(super) type Walked = (Arc<OpenPool>, Key, Entry);
 
 /// A volume in a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,34 +32,42 @@ impl Engine {
     /// both are in the log and in `orlop volume list`. Inline volumes are their pods', not the CO's, and left out.
     #[must_use]
     pub fn list(&self, after: Option<&VolumeId>, count: usize) -> (Vec<Listed>, bool) {
+        let whole = |(pool, key, entry): Walked| match entry {
+            Entry::Whole { generation, size, inline: false, nodes } => {
+                Some(Listed { id: VolumeId { pool: pool.tag(), key, generation }, size, nodes })
+            }
+            Entry::Whole { inline: true, .. } | Entry::Damaged { .. } => None,
+        };
+        let mut behind = self.walk(after).filter_map(whole);
+        let listed = behind.by_ref().take(count).collect();
+        (listed, behind.next().is_some())
+    }
+
+    /// What there is in the pools that are here behind a volume, in the order of pool tags and keys. It is read in
+    /// stretches, so that nobody waits for a long list.
+    pub(super) fn walk(&self, after: Option<&VolumeId>) -> impl Iterator<Item = Walked> + use<> {
         let mut pools = self.pools.here();
         pools.sort_by_key(|pool| pool.tag());
-        let mut listed = Vec::new();
-        for pool in pools {
-            let tag = pool.tag();
-            let mut behind = match after {
-                Some(after) if after.pool > tag => continue,
-                Some(after) if after.pool == tag => Some(after.key.clone()),
-                Some(_) | None => None,
-            };
-            // One more than asked tells whether there is another page.
-            while listed.len() <= count {
-                let page = pool
-                    .store
-                    .entries_after(behind.as_ref(), (count - listed.len()).saturating_add(1));
-                let Some((last, _)) = page.last() else { break };
-                behind = Some(last.clone());
-                for (key, entry) in page {
-                    if let Entry::Whole { generation, size, inline: false, nodes } = entry {
-                        let id = VolumeId { pool: tag.clone(), key, generation };
-                        listed.push(Listed { id, size, nodes });
-                    }
-                }
+        let after = after.cloned();
+        pools.into_iter().flat_map(move |pool| {
+            let (tag, mut behind) = (pool.tag(), None);
+            let mut ended = false;
+            if let Some(after) = &after {
+                ended = after.pool > tag;
+                behind = (after.pool == tag).then(|| after.key.clone());
             }
-        }
-        let more = listed.len() > count;
-        listed.truncate(count);
-        (listed, more)
+            let stretch = move || {
+                let page = if ended {
+                    Vec::new()
+                } else {
+                    pool.store.entries_after(behind.as_ref(), STRETCH)
+                };
+                behind = Some(page.last()?.0.clone());
+                let pool = Arc::clone(&pool);
+                Some(page.into_iter().map(move |(key, entry)| (Arc::clone(&pool), key, entry)))
+            };
+            std::iter::from_fn(stretch).flatten()
+        })
     }
 
     /// The volume of an id.

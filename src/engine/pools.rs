@@ -270,10 +270,31 @@ impl Pools {
         Reserve::Percent(if shared { 20 } else { 5 })
     }
 
+    /// Every configured pool, or why it is not served now.
+    pub(super) fn each(&self) -> Vec<Result<Arc<OpenPool>, EngineError>> {
+        let open: Vec<_> = self.slots.iter().map(|slot| self.refresh(slot)).collect();
+        let own = |pool: Arc<OpenPool>| self.twins(&pool.tag()).map_or(Ok(pool), Err);
+        open.into_iter().map(|pool| pool.and_then(own)).collect()
+    }
+
     /// All pools that are here now, without those whose identity is not their own.
     pub(super) fn here(&self) -> Vec<Arc<OpenPool>> {
-        let open: Vec<_> = self.slots.iter().filter_map(|slot| self.refresh(slot).ok()).collect();
-        open.into_iter().filter(|pool| self.twins(&pool.tag()).is_none()).collect()
+        self.each().into_iter().filter_map(Result::ok).collect()
+    }
+
+    /// Why the pool of that tag is not served now; `None` when no configured pool is known to have it.
+    pub(super) fn missing(&self, tag: &PoolTag) -> Option<EngineError> {
+        let known = |slot: &&Slot| {
+            let uuid = self.state.known(&slot.config.name).ok().flatten();
+            uuid.is_some_and(|uuid| uuid.tag() == *tag)
+        };
+        self.twins(tag).or_else(|| {
+            let slot = self.slots.iter().filter(|slot| slot.ready().is_none()).find(known)?;
+            match slot.state() {
+                State::Ready(_) => None,
+                State::Waiting(reason) | State::Away(reason) => Some(away(&slot.config, &reason)),
+            }
+        })
     }
 
     /// Two open pools have that tag, which is one too many to serve either; from memory.

@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use nix::errno::Errno;
 
 pub use self::gate::Blocked;
+pub use self::model::FilesystemTrouble;
 use self::model::{
     FakeLoop, FakeMount, Model, dev_entry, filesystem_mount, lock, option_words, owned_file,
     path_of, root_entry, status_for, tree_at, write_superblock,
@@ -29,8 +30,8 @@ use self::model::{
 use super::linux::LinuxHost;
 use super::{
     AttachedLoop, BindSource, DeviceNumber, FileIdentity, FilesystemMount, FormatRecipe, Host,
-    HostError, LoopOptions, LoopStatus, MountPoint, MountTable, Node, NodeKind, PoolFilesystem,
-    Signature, Space, loop_path,
+    HostError, LoopOptions, LoopStatus, MountEntry, MountPoint, MountTable, Node, NodeKind,
+    PoolFilesystem, Signature, Space, loop_path,
 };
 use crate::volume::{Allocation, ByteSize, Filesystem, MountAttributes};
 
@@ -72,6 +73,7 @@ impl FakeHost {
             most_loops: 0,
             frozen: std::collections::BTreeSet::new(),
             inner_subvolumes: false,
+            troubles: BTreeMap::new(),
         };
         Self { real: Arc::new(LinuxHost::new()), model: Arc::new(Mutex::new(model)) }
     }
@@ -79,6 +81,11 @@ impl FakeHost {
     /// What every filesystem answers about its space from now on. With btrfs there are subvolumes.
     pub fn set_space(&self, space: Space) {
         lock(&self.model).space = space;
+    }
+
+    /// What becomes of the filesystem on a device, `/dev/sda1` for the machine's own.
+    pub fn set_trouble(&self, source: &str, trouble: FilesystemTrouble) {
+        lock(&self.model).troubles.insert(source.to_owned(), trouble);
     }
 
     /// Takes the capability away without which ext4 does not grow while mounted.
@@ -173,7 +180,8 @@ impl Host for FakeHost {
     fn mounts(&self) -> Result<MountTable, HostError> {
         let model = self.look("mounts", Path::new("/proc/self/mountinfo"))?;
         let mounts = model.mounts.iter().map(|mount| mount.entry.clone());
-        Ok(MountTable::new([root_entry(), dev_entry()].into_iter().chain(mounts).collect()))
+        let all = [root_entry(), dev_entry()].into_iter().chain(mounts);
+        Ok(MountTable::new(all.map(|entry| model.shown(entry)).collect()))
     }
 
     fn canonical(&self, path: &Path) -> Result<Option<PathBuf>, HostError> {
@@ -422,6 +430,10 @@ impl Host for FakeHost {
             }
             Filesystem::Xfs | Filesystem::Btrfs => Ok(()),
         }
+    }
+
+    fn filesystem_errors(&self, mount: &MountEntry) -> u64 {
+        lock(&self.model).trouble(mount).errors
     }
 
     fn space(&self, file: BorrowedFd<'_>) -> Result<Space, HostError> {

@@ -7,6 +7,7 @@
 
 mod command;
 mod copying;
+mod errors;
 mod filesystem;
 mod format;
 mod layout;
@@ -24,7 +25,7 @@ use self::command::Programs;
 use self::loops::Loops;
 use super::{
     AttachedLoop, BindSource, FileIdentity, FilesystemMount, FormatRecipe, Host, HostError,
-    LoopOptions, LoopStatus, MountPoint, MountTable, Node, Signature, Space,
+    LoopOptions, LoopStatus, MountEntry, MountPoint, MountTable, Node, Signature, Space,
 };
 use crate::volume::{Allocation, ByteSize, Filesystem, MountAttributes};
 
@@ -158,6 +159,10 @@ impl Host for LinuxHost {
 
     fn grow_unmounted(&self, loop_number: u32, filesystem: Filesystem) -> Result<(), HostError> {
         filesystem::grow_unmounted(&self.programs, loop_number, filesystem)
+    }
+
+    fn filesystem_errors(&self, mount: &MountEntry) -> u64 {
+        errors::counted(mount)
     }
 
     fn space(&self, file: BorrowedFd<'_>) -> Result<Space, HostError> {

@@ -64,6 +64,8 @@ pub struct MountEntry {
     pub source: OsString,
     /// The filesystem itself is read-only.
     pub filesystem_read_only: bool,
+    /// The kernel has stopped writing to the filesystem after an error, and says so here (ext4 does, since Linux 6.15).
+    pub filesystem_stopped: bool,
 }
 
 impl MountEntry {
@@ -187,6 +189,7 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let filesystem = String::from_utf8_lossy(fields.next()?).into_owned();
     let source = unescape(fields.next()?);
     let super_options = fields.next().unwrap_or_default();
+    let is_on = |name: &[u8]| super_options.split(|b| *b == b',').any(|option| option == name);
     Some(MountEntry {
         device,
         root: root.into(),
@@ -195,7 +198,8 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
         shared,
         filesystem,
         source,
-        filesystem_read_only: super_options.split(|b| *b == b',').any(|option| option == b"ro"),
+        filesystem_read_only: is_on(b"ro"),
+        filesystem_stopped: is_on(b"emergency_ro") || is_on(b"shutdown"),
     })
 }
 

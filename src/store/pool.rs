@@ -17,7 +17,7 @@ use super::snapshot::{Group, Snapshot};
 use super::volume_dir::VolumeDir;
 use super::{Kind, Name, StoreError, dir, scan};
 use crate::host::Host;
-use crate::volume::{Key, PoolUuid};
+use crate::volume::{Generation, Key, PoolUuid};
 
 /// A pool that this process may write to.
 #[derive(Debug)]
@@ -167,8 +167,27 @@ impl Pool {
                 self.index().remove(key);
                 Ok(None)
             }
-            Some(fd) => read_record(fd.as_fd(), key).map(Some),
+            Some(fd) => {
+                let record = read_record(fd.as_fd(), key)?;
+                let mut index = self.index();
+                // Somebody has mended it by hand.
+                if matches!(index.get(key), Some(Entry::Damaged { .. })) {
+                    index.insert(key.clone(), whole(&record));
+                }
+                Ok(Some(record))
+            }
         }
+    }
+
+    /// The generation in a damaged record, where it can still be made out: enough to name the volume.
+    #[must_use]
+    pub fn salvaged_generation(&self, key: &Key) -> Option<Generation> {
+        let volume = self.open_volume(key).ok()?;
+        let content = dir::read_file(volume.as_fd(), RECORD).ok()??;
+        let text = String::from_utf8_lossy(&content);
+        let (_, behind) = text.split_once("\"generation\"")?;
+        let digits = behind.trim_start_matches([':', ' ', '"']).get(..8)?;
+        digits.parse().ok()
     }
 
     /// Opens a volume's directory.

@@ -48,6 +48,8 @@ async fn advertised(driver: &Driver) -> Codes {
         list_snapshots(ListSnapshotsRequest),
         get_snapshot(GetSnapshotRequest),
         controller_modify_volume(ControllerModifyVolumeRequest),
+        controller_list_volume_health(ControllerListVolumeHealthRequest),
+        controller_get_volume_health(ControllerGetVolumeHealthRequest),
     ));
     all.extend(codes!(driver.node() =>
         node_stage_volume(NodeStageVolumeRequest),
@@ -58,22 +60,17 @@ async fn advertised(driver: &Driver) -> Codes {
         node_expand_volume(NodeExpandVolumeRequest),
         node_get_capabilities(NodeGetCapabilitiesRequest),
         node_get_info(NodeGetInfoRequest),
+        node_get_volume_health(NodeGetVolumeHealthRequest),
+        node_get_storage_health(NodeGetStorageHealthRequest),
     ));
     all
 }
 
 async fn not_advertised(driver: &Driver) -> Codes {
-    let mut all = codes!(driver.controller() =>
+    codes!(driver.controller() =>
         controller_publish_volume(ControllerPublishVolumeRequest),
         controller_unpublish_volume(ControllerUnpublishVolumeRequest),
-        controller_list_volume_health(ControllerListVolumeHealthRequest),
-        controller_get_volume_health(ControllerGetVolumeHealthRequest),
-    );
-    all.extend(codes!(driver.node() =>
-        node_get_volume_health(NodeGetVolumeHealthRequest),
-        node_get_storage_health(NodeGetStorageHealthRequest),
-    ));
-    all
+    )
 }
 
 /// The two services for snapshots.
@@ -149,7 +146,7 @@ async fn check_services(driver: &Driver) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exactly_what_works_is_advertised() {
     let driver = Driver::start().await;
-    let mut controller = vec![
+    let controller = vec![
         ControllerRpc::CreateDeleteVolume,
         ControllerRpc::ListVolumes,
         ControllerRpc::GetCapacity,
@@ -160,9 +157,17 @@ async fn exactly_what_works_is_advertised() {
         ControllerRpc::CloneVolume,
         ControllerRpc::ModifyVolume,
         ControllerRpc::SingleNodeMultiWriter,
+        ControllerRpc::GetVolumeHealth,
+        ControllerRpc::ListVolumeHealth,
         ControllerRpc::ExpandVolume,
     ];
     assert_eq!(controller_rpcs(&driver).await, controller);
+    driver.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exactly_what_works_is_advertised_by_the_node_and_the_plugin() {
+    let driver = Driver::start().await;
     let reply = driver.node().node_get_capabilities(NodeGetCapabilitiesRequest {}).await.unwrap();
     let rpc = |capability: NodeServiceCapability| match capability.r#type {
         Some(node_service_capability::Type::Rpc(rpc)) => rpc.r#type(),
@@ -174,10 +179,18 @@ async fn exactly_what_works_is_advertised() {
         NodeRpc::GetVolumeStats,
         NodeRpc::ExpandVolume,
         NodeRpc::SingleNodeMultiWriter,
+        NodeRpc::GetVolumeHealth,
+        NodeRpc::GetStorageHealth,
     ];
     assert_eq!(node, wanted);
     check_services(&driver).await;
+    driver.stop().await;
+}
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn expansion_by_the_controller_can_be_switched_off() {
+    let driver = Driver::start().await;
+    let mut controller = controller_rpcs(&driver).await;
     // Where the resizer cannot reach the right node, the controller does not offer to grow.
     let driver = Driver::start_on(driver.stop().await, &["default"], false).await;
     controller.retain(|rpc| *rpc != ControllerRpc::ExpandVolume);

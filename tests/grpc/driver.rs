@@ -33,6 +33,10 @@ use super::logs;
 pub(crate) const GIB: i64 = 1 << 30;
 pub(crate) const MIB: i64 = 1 << 20;
 
+/// What is turned on without any flag.
+pub(crate) const DEFAULT: Features =
+    Features { controller_expand: true, legacy_volume_condition: false };
+
 /// A kind of volume: its parameters, and whether it is a raw block device.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Kind {
@@ -134,7 +138,7 @@ impl Driver {
 
     /// A driver with one pool that it looks at as often as that.
     pub(crate) async fn start_with(machine: Machine, retry: Duration) -> Self {
-        Self::start_as(machine, &["default"], true, retry).await
+        Self::start_as(machine, &["default"], DEFAULT, retry).await
     }
 
     pub(crate) async fn start_on(
@@ -142,13 +146,13 @@ impl Driver {
         pools: &[&str],
         controller_expand: bool,
     ) -> Self {
-        Self::start_as(machine, pools, controller_expand, csi::RETRY).await
+        Self::start_as(machine, pools, Features { controller_expand, ..DEFAULT }, csi::RETRY).await
     }
 
-    async fn start_as(
+    pub(crate) async fn start_as(
         machine: Machine,
         pools: &[&str],
-        controller_expand: bool,
+        features: Features,
         retry: Duration,
     ) -> Self {
         logs::capture();
@@ -159,7 +163,7 @@ impl Driver {
         let config = ServerConfig {
             driver_name: "orlop.csi.local".to_owned(),
             node_id: NODE.to_owned(),
-            features: Features { controller_expand },
+            features,
             retry,
         };
         let (stop, stopped) = oneshot::channel::<()>();

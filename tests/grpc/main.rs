@@ -12,6 +12,10 @@ mod concurrency;
 #[cfg(test)]
 mod driver;
 #[cfg(test)]
+mod health;
+#[cfg(test)]
+mod health_of_pools;
+#[cfg(test)]
 mod inline;
 #[cfg(test)]
 mod input_controller;

@@ -4,10 +4,13 @@ use std::path::{Path, PathBuf};
 
 use hyper_util::rt::TokioIo;
 use orlop::csi::proto::{
-    CapacityRange, ControllerExpandVolumeRequest, CreateVolumeRequest, DeleteVolumeRequest,
-    NodeExpandVolumeRequest, NodeGetVolumeStatsRequest, NodePublishVolumeRequest,
-    NodeStageVolumeRequest, NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest, ProbeRequest,
-    Volume, VolumeCapability, VolumeUsage,
+    CapacityRange, ControllerExpandVolumeRequest, ControllerGetVolumeHealthRequest,
+    ControllerListVolumeHealthRequest, ControllerPublishVolumeRequest,
+    ControllerUnpublishVolumeRequest, CreateVolumeRequest, DeleteVolumeRequest,
+    NodeExpandVolumeRequest, NodeGetStorageHealthRequest, NodeGetVolumeHealthRequest,
+    NodeGetVolumeStatsRequest, NodePublishVolumeRequest, NodeStageVolumeRequest,
+    NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest, ProbeRequest, Volume, VolumeCapability,
+    VolumeHealth, VolumeUsage,
     controller_client::ControllerClient,
     identity_client::IdentityClient,
     node_client::NodeClient,
@@ -41,6 +44,10 @@ pub(crate) fn range(bytes: u64) -> CapacityRange {
 
 fn text(path: &Path) -> String {
     path.to_str().unwrap().to_owned()
+}
+
+fn reasons(health: VolumeHealth) -> Vec<String> {
+    health.health_statuses.into_iter().map(|entry| entry.reason).collect()
 }
 
 /// What CreateVolume is asked for.
@@ -106,6 +113,63 @@ impl Client {
     pub(crate) fn delete(&self, id: &str) -> Result<(), Status> {
         let request = DeleteVolumeRequest { volume_id: id.to_owned(), ..Default::default() };
         self.runtime.block_on(self.controller().delete_volume(request)).map(drop)
+    }
+
+    pub(crate) fn attach(
+        &self,
+        id: &str,
+        capability: &VolumeCapability,
+        readonly: bool,
+    ) -> Result<(), Status> {
+        let request = ControllerPublishVolumeRequest {
+            volume_id: id.to_owned(),
+            node_id: "n1".to_owned(),
+            volume_capability: Some(capability.clone()),
+            readonly,
+            ..Default::default()
+        };
+        self.runtime.block_on(self.controller().controller_publish_volume(request)).map(drop)
+    }
+
+    pub(crate) fn detach(&self, id: &str) -> Result<(), Status> {
+        let request =
+            ControllerUnpublishVolumeRequest { volume_id: id.to_owned(), ..Default::default() };
+        self.runtime.block_on(self.controller().controller_unpublish_volume(request)).map(drop)
+    }
+
+    /// The reasons why a volume is not well.
+    pub(crate) fn health(&self, id: &str) -> Vec<String> {
+        let request =
+            ControllerGetVolumeHealthRequest { volume_id: id.to_owned(), ..Default::default() };
+        let reply = self.runtime.block_on(self.controller().controller_get_volume_health(request));
+        reasons(reply.unwrap().into_inner().volume_health.unwrap())
+    }
+
+    /// The same as the list of all volumes tells it; `None` when it is not in it.
+    pub(crate) fn listed_health(&self, id: &str) -> Option<Vec<String>> {
+        let request = ControllerListVolumeHealthRequest::default();
+        let reply = self.runtime.block_on(self.controller().controller_list_volume_health(request));
+        let mut entries = reply.unwrap().into_inner().entries.into_iter();
+        entries.find(|entry| entry.volume_id == id).map(reasons)
+    }
+
+    /// The same as the node sees it at these paths.
+    pub(crate) fn node_health(&self, id: &str, staging: &Path, target: &Path) -> Vec<String> {
+        let request = NodeGetVolumeHealthRequest {
+            volume_id: id.to_owned(),
+            volume_publish_path: text(target),
+            staging_target_path: text(staging),
+        };
+        let reply = self.runtime.block_on(self.node().node_get_volume_health(request));
+        reasons(reply.unwrap().into_inner().volume_health.unwrap())
+    }
+
+    /// The reasons why the pools are not well.
+    pub(crate) fn storage_health(&self) -> Vec<String> {
+        let request = NodeGetStorageHealthRequest::default();
+        let reply = self.runtime.block_on(self.node().node_get_storage_health(request));
+        let told = reply.unwrap().into_inner().backend_health;
+        told.into_iter().map(|entry| entry.reason).collect()
     }
 
     pub(crate) fn expand(&self, id: &str, bytes: u64) -> Result<(), Status> {

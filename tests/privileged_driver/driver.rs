@@ -31,6 +31,7 @@ pub(crate) fn no_forks() -> RwLockReadGuard<'static, ()> {
 #[derive(Debug)]
 pub(crate) struct Driver {
     sandbox: Sandbox,
+    flags: &'static [&'static str],
     child: Arc<Mutex<Child>>,
     pub(crate) client: Client,
     /// How often it was found dead.
@@ -51,6 +52,15 @@ impl Driver {
 
     /// The same with a fault point armed, as `NAME:abort`. One that dies while it starts is started again without.
     pub(crate) fn start_armed(sandbox: &Sandbox, fault: Option<&str>) -> Self {
+        Self::start_as(sandbox, &[], fault)
+    }
+
+    /// A driver with more flags than others.
+    pub(crate) fn start_with_flags(sandbox: &Sandbox, flags: &'static [&'static str]) -> Self {
+        Self::start_as(sandbox, flags, None)
+    }
+
+    fn start_as(sandbox: &Sandbox, flags: &'static [&'static str], fault: Option<&str>) -> Self {
         for dir in ["pool", "kubelet"] {
             sandbox.make_dir(dir);
         }
@@ -58,10 +68,11 @@ impl Driver {
         let pool = sandbox.path("pool");
         let config = format!("[[pool]]\nname = \"p\"\npath = {pool:?}\nreserve = \"0\"\n");
         std::fs::write(sandbox.path("orlop.toml"), config).unwrap();
-        let child = Arc::new(Mutex::new(spawn(sandbox, fault)));
+        let child = Arc::new(Mutex::new(spawn(sandbox, flags, fault)));
         let client = Client::new(socket(sandbox));
         let mut driver = Self {
             sandbox: sandbox.clone(),
+            flags,
             child,
             client,
             deaths: 0,
@@ -96,7 +107,7 @@ impl Driver {
     /// Starts the driver again after [`Driver::kill`] or [`Driver::terminate`].
     pub(crate) fn start_again(&mut self, fault: Option<&str>) {
         self.armed = fault.is_some_and(|fault| !fault.ends_with(":abort"));
-        *self.child.lock().unwrap() = spawn(&self.sandbox, fault);
+        *self.child.lock().unwrap() = spawn(&self.sandbox, self.flags, fault);
         self.client = Client::new(socket(&self.sandbox));
         self.wait_until_ready();
     }
@@ -196,7 +207,7 @@ fn log_file(sandbox: &Sandbox) -> File {
     OpenOptions::new().create(true).append(true).open(path).unwrap()
 }
 
-fn spawn(sandbox: &Sandbox, fault: Option<&str>) -> Child {
+fn spawn(sandbox: &Sandbox, flags: &[&str], fault: Option<&str>) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_orlop"));
     command
         .args(["serve", "--node-id", "n1", "--init-pools", "--endpoint"])
@@ -204,6 +215,7 @@ fn spawn(sandbox: &Sandbox, fault: Option<&str>) -> Child {
         .args(["--root-dir".as_ref(), sandbox.path("root").as_os_str()])
         .args(["--config".as_ref(), sandbox.path("orlop.toml").as_os_str()])
         .args(["--kubelet-dir".as_ref(), sandbox.path("kubelet").as_os_str()])
+        .args(flags)
         .env("ORLOP_LOG", "info")
         .stdin(Stdio::null())
         .stdout(log_file(sandbox))

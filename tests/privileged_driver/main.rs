@@ -20,6 +20,8 @@ mod driver;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod health;
+#[cfg(test)]
 mod inline;
 #[cfg(test)]
 mod life;

@@ -31,6 +31,19 @@ pub(super) struct Model {
     /// Mount points whose filesystem is frozen.
     pub(super) frozen: BTreeSet<PathBuf>,
     pub(super) inner_subvolumes: bool,
+    /// By source.
+    pub(super) troubles: BTreeMap<String, FilesystemTrouble>,
+}
+
+/// What has become of a filesystem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FilesystemTrouble {
+    /// It is read-only.
+    pub read_only: bool,
+    /// The kernel has stopped it.
+    pub stopped: bool,
+    /// The kernel has counted errors.
+    pub errors: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -86,6 +99,19 @@ impl Model {
         });
     }
 
+    /// An entry as the table shows it after what has become of its filesystem.
+    pub(super) fn shown(&self, mut entry: MountEntry) -> MountEntry {
+        let trouble = self.trouble(&entry);
+        entry.filesystem_read_only |= trouble.read_only;
+        entry.filesystem_stopped |= trouble.stopped;
+        entry
+    }
+
+    pub(super) fn trouble(&self, entry: &MountEntry) -> FilesystemTrouble {
+        let source = entry.source.to_str().and_then(|source| self.troubles.get(source));
+        source.copied().unwrap_or_default()
+    }
+
     pub(super) fn is_mounted(&self, number: u32) -> bool {
         self.mounts.iter().any(|mount| mount.keeps == Some(number))
     }
@@ -129,6 +155,7 @@ pub(super) fn root_entry() -> MountEntry {
         filesystem: "ext4".to_owned(),
         source: "/dev/sda1".into(),
         filesystem_read_only: false,
+        filesystem_stopped: false,
     }
 }
 

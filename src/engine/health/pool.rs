@@ -1,0 +1,68 @@
+//! What can be seen of a pool: whether it can be written, what the kernel has counted, how much is left.
+
+use super::Round;
+use super::condition::{Condition, Findings};
+use crate::engine::open_pool::OpenPool;
+use crate::engine::{Engine, chain};
+use crate::host::{MountEntry, Space};
+use crate::volume::ByteSize;
+
+/// Less than so much available is too little: the reserve, but at least 1 % and at most 5 % of the filesystem. A reserve of
+/// 20 % keeps room for kubelet, and to reach into it is no trouble of the volumes yet.
+fn threshold(pool: &OpenPool, space: Space) -> ByteSize {
+    let percent = |share: u64| ByteSize::new(space.total.bytes() / 100 * share);
+    pool.reserve.of(space.total).clamp(percent(1), percent(5))
+}
+
+fn describe(mount: &MountEntry) -> String {
+    format!("{} on {}", mount.filesystem, mount.source.display())
+}
+
+impl Engine {
+    /// What is wrong with a pool that is here.
+    pub(super) fn pool_findings(&self, pool: &OpenPool, round: &Round) -> Findings {
+        let mut findings = Findings::default();
+        let who = format!("pool {} ({})", pool.name, pool.store.path().display());
+        let place = pool.store.path().canonicalize();
+        match place.as_ref().map(|place| round.table.containing(place)) {
+            Ok(Some(mount)) => self.judge_mount(&who, mount, &mut findings),
+            // A process has a root, so there is always a mount.
+            Ok(None) => {}
+            Err(error) => findings.add(Condition::PoolReadOnly, &format!("{who}: {error}")),
+        }
+        match self.host.space(pool.store.directory()) {
+            Ok(space) => {
+                let least = threshold(pool, space);
+                if space.available < least {
+                    let detail = format!(
+                        "{who}: {} of {} are available, which is less than {least}",
+                        space.available, space.total
+                    );
+                    findings.add(Condition::PoolNearlyFull, &detail);
+                }
+            }
+            Err(error) => {
+                findings.add(Condition::PoolReadOnly, &format!("{who}: {}", chain(&error)));
+            }
+        }
+        findings
+    }
+
+    fn judge_mount(&self, who: &str, mount: &MountEntry, findings: &mut Findings) {
+        let filesystem = describe(mount);
+        if mount.filesystem_stopped {
+            let detail = format!("{who}: the kernel has stopped its filesystem ({filesystem})");
+            findings.add(Condition::PoolReadOnly, &detail);
+        } else if mount.is_read_only() {
+            let detail = format!("{who}: its filesystem ({filesystem}) is read-only");
+            findings.add(Condition::PoolReadOnly, &detail);
+        }
+        let errors = self.host.filesystem_errors(mount);
+        if errors > 0 {
+            let detail = format!(
+                "{who}: the kernel has counted {errors} errors on its filesystem ({filesystem})"
+            );
+            findings.add(Condition::PoolFilesystemErrors, &detail);
+        }
+    }
+}
