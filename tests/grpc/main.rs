@@ -34,4 +34,6 @@ mod pools;
 #[cfg(test)]
 mod sizes;
 #[cfg(test)]
+mod snapshots;
+#[cfg(test)]
 mod teardown;

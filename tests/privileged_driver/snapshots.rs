@@ -20,7 +20,7 @@ const KINDS: [Kind; 5] = [Kind::Hostpath, Kind::Ext4, Kind::Xfs, Kind::Btrfs, Ki
 fn is_instant(pool: PoolOn, kind: Kind) -> bool {
     match kind {
         Kind::Hostpath => pool == PoolOn::Btrfs,
-        _ => pool.shares(),
+        Kind::Ext4 | Kind::Xfs | Kind::Btrfs | Kind::Block => pool.shares(),
     }
 }
 

@@ -1,12 +1,13 @@
 //! Copying in the model: files are copied for real, freezes are counted.
 
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use nix::errno::Errno;
+use nix::unistd::{Whence, lseek64};
 
 use super::FakeHost;
 use super::model::{Model, lock, owned_file, path_of, write_superblock};
@@ -75,18 +76,15 @@ impl Copying for FakeHost {
         let (mut from, mut to) = (owned_file(source)?, owned_file(target)?);
         let length = from.metadata().map_err(failed)?.len();
         to.set_len(length).map_err(failed)?;
-        let mut buffer = vec![0; 1 << 16];
+        // Holes stay holes.
         let mut at = 0;
-        while at < length {
-            from.seek(SeekFrom::Start(at)).map_err(failed)?;
-            let read = from.read(&mut buffer).map_err(failed)?;
-            let piece = buffer.get(..read).unwrap_or_default();
-            // Holes stay holes.
-            if piece.iter().any(|byte| *byte != 0) {
-                to.seek(SeekFrom::Start(at)).map_err(failed)?;
-                to.write_all(piece).map_err(failed)?;
-            }
-            at += u64::try_from(read.max(1)).unwrap_or(1);
+        while let Ok(start) = lseek64(&from, at, Whence::SeekData) {
+            let end = lseek64(&from, start, Whence::SeekHole).map_err(|e| failed(e.into()))?;
+            from.seek(SeekFrom::Start(start.unsigned_abs())).map_err(failed)?;
+            to.seek(SeekFrom::Start(start.unsigned_abs())).map_err(failed)?;
+            std::io::copy(&mut (&from).take((end - start).unsigned_abs()), &mut to)
+                .map_err(failed)?;
+            at = end;
         }
         Ok(())
     }
