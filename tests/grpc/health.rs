@@ -336,7 +336,11 @@ async fn loop_devices_in_disorder_are_told() {
         assert_eq!(told(&driver, &used.id).await, NONE);
         // Somebody restores the image from a copy under the feet of the pods.
         let aside = driver.machine.path("aside");
-        std::fs::copy(&path, &aside).unwrap();
+        let copy = File::create(&aside).unwrap();
+        copy.set_len(1 << 30).unwrap();
+        let mut beginning = vec![0; 1 << 17];
+        image.read_exact_at(&mut beginning, 0).unwrap();
+        copy.write_all_at(&beginning, 0).unwrap();
         rename(&aside, &path);
         assert_eq!(told(&driver, &used.id).await, ["ImageReplaced"]);
         assert_eq!(used.seen_at_its_paths(&driver).await, ["ImageReplaced", "MountReplaced"]);

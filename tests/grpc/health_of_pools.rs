@@ -107,7 +107,7 @@ async fn a_pool_that_is_nearly_full_is_told_of_what_still_takes_blocks() {
 async fn pages_hold_what_is_wrong_once() {
     let driver = Driver::start().await;
     let mut broken = Vec::new();
-    for index in 0..300 {
+    for index in 0..270 {
         let mut request = HOSTPATH.create(&format!("pvc-{index}"));
         request.capacity_range = Some(range(1 << 20, 0));
         let id = driver.create(request).await.unwrap().volume_id;
@@ -203,7 +203,7 @@ async fn a_volume_that_grows_or_goes_is_never_told_to_be_ill() {
             asked
         })
     };
-    for index in 0..60 {
+    for index in 0..30 {
         let kind = KINDS[index % KINDS.len()];
         let id = driver.make(kind, &format!("pvc-{index}")).await;
         let staging = driver.machine.path(format!("staging-{index}"));
