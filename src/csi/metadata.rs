@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::controller::{copy_lane, snapshot_key};
@@ -27,6 +26,8 @@ pub(super) struct SnapshotMetadata {
     pub(super) engine: Arc<Engine>,
     pub(super) jobs: Arc<Jobs>,
 }
+
+type Stream<T> = ReceiverStream<Result<T, Status>>;
 
 fn ranges_at_once(max_results: i32) -> Result<usize, Status> {
     match usize::try_from(max_results) {
@@ -51,7 +52,7 @@ impl SnapshotMetadata {
         &self,
         query: MetadataQuery,
         message: fn(i64, Vec<BlockMetadata>) -> T,
-    ) -> Result<BoxStream<T>, Status> {
+    ) -> Result<Stream<T>, Status> {
         let lane = copy_lane(&query.target.pool);
         let snapshots = [query.base.as_ref(), Some(&query.target)].into_iter().flatten();
         let claims = Claims::reading(snapshots.map(|id| snapshot_key(&id.key)));
@@ -73,16 +74,19 @@ impl SnapshotMetadata {
                 let _gone = sender.send(Err(status)).await;
             }
         });
-        Ok(Box::pin(ReceiverStream::new(receiver)))
+        Ok(ReceiverStream::new(receiver))
     }
 }
 
 #[tonic::async_trait]
 impl snapshot_metadata_server::SnapshotMetadata for SnapshotMetadata {
+    type GetMetadataAllocatedStream = Stream<GetMetadataAllocatedResponse>;
+    type GetMetadataDeltaStream = Stream<GetMetadataDeltaResponse>;
+
     async fn get_metadata_allocated(
         &self,
         request: Request<GetMetadataAllocatedRequest>,
-    ) -> Result<Response<BoxStream<GetMetadataAllocatedResponse>>, Status> {
+    ) -> Result<Response<Self::GetMetadataAllocatedStream>, Status> {
         let request = request.into_inner();
         rpc::logged("GetMetadataAllocated", &request.snapshot_id, async {
             let query = MetadataQuery {
@@ -104,7 +108,7 @@ impl snapshot_metadata_server::SnapshotMetadata for SnapshotMetadata {
     async fn get_metadata_delta(
         &self,
         request: Request<GetMetadataDeltaRequest>,
-    ) -> Result<Response<BoxStream<GetMetadataDeltaResponse>>, Status> {
+    ) -> Result<Response<Self::GetMetadataDeltaStream>, Status> {
         let request = request.into_inner();
         rpc::logged("GetMetadataDelta", &request.target_snapshot_id, async {
             let query = MetadataQuery {

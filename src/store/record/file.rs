@@ -1,0 +1,223 @@
+//! The record as it lies on the disk.
+//!
+//! Must not: be used by anything but records; the rest of the driver works with live types.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::super::attachment::AttachmentFile;
+use super::{FORMAT, Request, Resolved, Volume};
+use crate::volume::{
+    Allocation, Backend, ByteSize, CapacityRange, DirectIo, Filesystem, OnDelete, Pod, Source,
+};
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RecordFile {
+    format: u32,
+    min_reader: u32,
+    key: String,
+    generation: String,
+    name: String,
+    created: String,
+    request: RequestFile,
+    resolved: ResolvedFile,
+    current: CurrentFile,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    inline: Option<InlineFile>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RequestFile {
+    required_bytes: u64,
+    limit_bytes: Option<u64>,
+    access: String,
+    filesystem: Option<String>,
+    parameters: BTreeMap<String, String>,
+    /// The id of a snapshot or volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::store) struct ResolvedFile {
+    backend: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    image: Option<ImageFile>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ImageFile {
+    filesystem: Option<String>,
+    sector_bytes: u32,
+    allocation: String,
+    #[serde(rename = "directIO")]
+    direct_io: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct CurrentFile {
+    size_bytes: u64,
+    on_delete: String,
+    #[serde(default)]
+    attachments: Vec<AttachmentFile>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct InlineFile {
+    pod_uid: String,
+    pod_namespace: String,
+    pod_name: String,
+    target: String,
+}
+
+impl InlineFile {
+    fn of(pod: &Pod) -> Self {
+        Self {
+            pod_uid: pod.uid().to_owned(),
+            pod_namespace: pod.namespace().to_owned(),
+            pod_name: pod.name().to_owned(),
+            // From a request, so it is text.
+            target: pod.target().to_string_lossy().into_owned(),
+        }
+    }
+
+    fn read(&self) -> Result<Pod, String> {
+        Pod::new(&self.pod_uid, &self.pod_namespace, &self.pod_name, &self.target)
+            .map_err(|e| format!("inline.podUid: {e}"))
+    }
+}
+
+/// A word of the record that is none of the known ones.
+pub(in crate::store) fn unknown(field: &'static str, word: &str) -> String {
+    format!("{field} is {word:?}, which this release does not know")
+}
+
+fn filesystem(field: &'static str, word: Option<&str>) -> Result<Option<Filesystem>, String> {
+    word.map(|word| Filesystem::from_word(word).ok_or_else(|| unknown(field, word))).transpose()
+}
+
+fn source(text: &str) -> Result<Source, String> {
+    let snapshot = text.parse().map(Source::Snapshot);
+    snapshot.or_else(|_| text.parse().map(Source::Volume)).map_err(|_foreign| {
+        format!("request.source is {text:?}, which is neither a snapshot's nor a volume's id")
+    })
+}
+
+impl ResolvedFile {
+    pub(in crate::store) fn of(resolved: Resolved) -> Self {
+        let image = match resolved {
+            Resolved::Hostpath => None,
+            Resolved::Loop { filesystem, sector, allocation, direct_io } => Some(ImageFile {
+                filesystem: filesystem.map(|filesystem| filesystem.to_string()),
+                sector_bytes: sector,
+                allocation: allocation.to_string(),
+                direct_io: direct_io.to_string(),
+            }),
+        };
+        Self { backend: resolved.backend().to_string(), image }
+    }
+
+    pub(in crate::store) fn read(&self) -> Result<Resolved, String> {
+        let backend = Backend::from_word(&self.backend)
+            .ok_or_else(|| unknown("resolved.backend", &self.backend))?;
+        match (backend, &self.image) {
+            (Backend::Hostpath, None) => Ok(Resolved::Hostpath),
+            (Backend::Hostpath, Some(_)) => {
+                Err("a hostpath volume has no resolved.image".to_owned())
+            }
+            (Backend::Loop, None) => Err("a loop volume needs resolved.image".to_owned()),
+            (Backend::Loop, Some(image)) => {
+                if !matches!(image.sector_bytes, 512 | 4096) {
+                    return Err(format!("sectorBytes is {}, not 512 or 4096", image.sector_bytes));
+                }
+                Ok(Resolved::Loop {
+                    filesystem: filesystem(
+                        "resolved.image.filesystem",
+                        image.filesystem.as_deref(),
+                    )?,
+                    sector: image.sector_bytes,
+                    allocation: Allocation::from_word(&image.allocation)
+                        .ok_or_else(|| unknown("resolved.image.allocation", &image.allocation))?,
+                    direct_io: DirectIo::from_word(&image.direct_io)
+                        .ok_or_else(|| unknown("resolved.image.directIO", &image.direct_io))?,
+                })
+            }
+        }
+    }
+}
+
+impl RecordFile {
+    pub(super) fn of(volume: &Volume) -> Self {
+        Self {
+            format: FORMAT,
+            min_reader: 1,
+            key: volume.key.to_string(),
+            generation: volume.generation.to_string(),
+            name: volume.name.clone(),
+            created: volume.created.clone(),
+            request: RequestFile {
+                required_bytes: volume.request.capacity.required.bytes(),
+                limit_bytes: volume.request.capacity.limit.map(ByteSize::bytes),
+                access: if volume.request.block { "block" } else { "mount" }.to_owned(),
+                filesystem: volume.request.filesystem.map(|filesystem| filesystem.to_string()),
+                parameters: volume.request.parameters.clone(),
+                source: volume.request.source.as_ref().map(|source| match source {
+                    Source::Snapshot(id) => id.to_string(),
+                    Source::Volume(id) => id.to_string(),
+                }),
+            },
+            resolved: ResolvedFile::of(volume.resolved),
+            current: CurrentFile {
+                size_bytes: volume.size.bytes(),
+                on_delete: volume.on_delete.to_string(),
+                attachments: volume.attachments.iter().map(AttachmentFile::of).collect(),
+            },
+            inline: volume.pod.as_ref().map(InlineFile::of),
+        }
+    }
+
+    pub(super) fn read(self) -> Result<Volume, String> {
+        let block = match self.request.access.as_str() {
+            "block" => true,
+            "mount" => false,
+            other => return Err(unknown("request.access", other)),
+        };
+        Ok(Volume {
+            key: self.key.parse().map_err(|e: crate::volume::IdError| e.to_string())?,
+            generation: self
+                .generation
+                .parse()
+                .map_err(|e: crate::volume::IdError| e.to_string())?,
+            name: self.name,
+            created: self.created,
+            request: Request {
+                capacity: CapacityRange {
+                    required: ByteSize::new(self.request.required_bytes),
+                    limit: self.request.limit_bytes.map(ByteSize::new),
+                },
+                block,
+                filesystem: filesystem("request.filesystem", self.request.filesystem.as_deref())?,
+                parameters: self.request.parameters,
+                source: self.request.source.as_deref().map(source).transpose()?,
+            },
+            resolved: self.resolved.read()?,
+            size: ByteSize::new(self.current.size_bytes),
+            on_delete: OnDelete::from_word(&self.current.on_delete)
+                .ok_or_else(|| unknown("current.onDelete", &self.current.on_delete))?,
+            pod: self.inline.as_ref().map(InlineFile::read).transpose()?,
+            attachments: self
+                .current
+                .attachments
+                .into_iter()
+                .map(AttachmentFile::read)
+                .collect::<Result<_, _>>()?,
+        })
+    }
+}
