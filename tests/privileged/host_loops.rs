@@ -205,6 +205,29 @@ fn many_threads_attach_at_once_and_each_gets_its_own_device() {
     });
 }
 
+#[test]
+fn a_device_that_somebody_looks_at_is_gone_when_its_detaching_has_ended() {
+    privileged(|sandbox| {
+        let (host, file) = (LinuxHost::new(), image(&sandbox.path("disk.img")));
+        let device = host.attach(file.as_fd(), options("x")).unwrap();
+        let number = device.number;
+        device.release();
+        let looking = File::open(loop_path(number)).unwrap();
+        let is_asked_to_go = move || {
+            let flag = format!("/sys/block/loop{number}/loop/autoclear");
+            std::fs::read_to_string(flag).is_ok_and(|flag| flag.trim() == "1")
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                poll("it is asked to go", is_asked_to_go);
+                drop(looking);
+            });
+            host.detach(number).unwrap();
+        });
+        assert_eq!(loops_below(sandbox.dir()).len(), 0);
+    });
+}
+
 fn discard_limit(number: u32) -> u64 {
     let path = format!("/sys/block/loop{number}/queue/discard_max_bytes");
     std::fs::read_to_string(path).unwrap().trim().parse().unwrap()

@@ -28,6 +28,8 @@ const CONTROL: &str = "/dev/loop-control";
 const MOUNT_DEV: &str = "mount the host's /dev into the driver (hostPath /dev)";
 /// Other programs take free devices as well; so many lost races in a row are no accident.
 const ATTEMPTS: u32 = 32;
+/// How long somebody else may keep a device open that is to go; then it goes with them.
+const DETACH_WAIT: Duration = Duration::from_secs(1);
 /// How long devtmpfs may take to show a new device.
 const NODE_WAIT: Duration = Duration::from_secs(2);
 
@@ -189,8 +191,19 @@ pub(super) fn detach(number: u32) -> Result<(), HostError> {
     };
     fault::point!("host.detach.start")
         .map_err(|e| HostError::call("detach", loop_path(number), e))?;
+    // By its file: the number may be somebody else's at once.
+    let file = || std::fs::read(sysfs(number, "loop/backing_file")).ok();
+    let shown = file();
     clear(&device, number)?;
     drop(device);
+    // Who looks at it just now, be it another job of this driver, puts its end off. A volume whose device is still there
+    // could not be deleted.
+    if shown.is_some() && !wait_until(DETACH_WAIT, || file() != shown) {
+        tracing::warn!(
+            number,
+            "somebody keeps the loop device open; it is detached when they close it"
+        );
+    }
     fault::point!("host.detach.done").map_err(|e| HostError::call("detach", loop_path(number), e))
 }
 
