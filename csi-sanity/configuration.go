@@ -56,6 +56,17 @@ func loop(name, poolFilesystem, volumeFilesystem string) Configuration {
 	}
 }
 
+func block(name, poolFilesystem string) Configuration {
+	return Configuration{
+		Name:           name,
+		PoolFilesystem: poolFilesystem,
+		Parameters:     map[string]string{"backend": "loop"},
+		Block:          true,
+		VolumeSize:     gibibyte,
+		Attach:         true,
+	}
+}
+
 // configurations lists what is run, in this order.
 func configurations() []Configuration {
 	xfs := loop("loop/mount xfs", "ext4", "xfs")
@@ -66,17 +77,12 @@ func configurations() []Configuration {
 		loop("loop/mount ext4", "ext4", "ext4"),
 		xfs,
 		loop("loop/mount btrfs", "ext4", "btrfs"),
-		{
-			Name:           "loop/block",
-			PoolFilesystem: "ext4",
-			Parameters:     map[string]string{"backend": "loop"},
-			Block:          true,
-			VolumeSize:     gibibyte,
-			Attach:         true,
-		},
+		block("loop/block", "ext4"),
 		hostpath("hostpath/mount on btrfs", "btrfs"),
 		loop("loop/mount ext4 on btrfs", "btrfs", "ext4"),
 		loop("loop/mount ext4 on xfs", "xfs", "ext4"),
+		block("loop/block on btrfs", "btrfs"),
+		block("loop/block on xfs", "xfs"),
 		{
 			// The form of the quick start: no parameters, no attaching, and no filesystem made for the
 			// pool. The size is small because the machine decides how much room there is.

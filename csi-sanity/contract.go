@@ -116,7 +116,17 @@ func contractFacts(c Configuration) []string {
 	if c.VolumeFilesystem != "" && (c.VolumeFilesystem != "ext4" || hasCapability(unix.CAP_SYS_RESOURCE)) {
 		all = append(all, contract.GrowsMounted)
 	}
-	return append(all, contract.OneWriter)
+	isLoop, shares := c.VolumeFilesystem != "" || c.Block, c.PoolFilesystem == "btrfs" || c.PoolFilesystem == "xfs"
+	if isLoop {
+		all = append(all, contract.ChangedBlocks)
+	}
+	if shares && (isLoop || c.PoolFilesystem == "btrfs") {
+		all = append(all, contract.InstantCopies)
+	}
+	if shares && c.VolumeFilesystem != "" {
+		all = append(all, contract.InstantGroups)
+	}
+	return append(all, contract.OneWriter, contract.IndependentCopies)
 }
 
 // hasCapability says whether this process, and with it the driver, has a capability of Linux.

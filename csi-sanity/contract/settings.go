@@ -52,10 +52,23 @@ const (
 	GrowsMounted = "grows-mounted"
 	// OneWriter: MULTI_NODE_SINGLE_WRITER allows one writable target on a node.
 	OneWriter = "one-writer"
+	// InstantCopies: a used volume can be copied; otherwise that is refused until nobody uses it.
+	InstantCopies = "instant-copies"
+	// InstantGroups: the same for several volumes together.
+	InstantGroups = "instant-groups"
+	// IndependentCopies: a volume and its snapshots can be deleted in any order.
+	IndependentCopies = "independent-copies"
+	// ChangedBlocks: the blocks of these volumes' snapshots can be told.
+	ChangedBlocks = "changed-blocks"
+	// Inline: NodePublishVolume makes ephemeral volumes.
+	Inline = "inline"
 )
 
 // Facts are all of them.
-var Facts = []string{OwnFilesystem, SizeIsLimit, OwnPool, GrowsMounted, OneWriter}
+var Facts = []string{
+	OwnFilesystem, SizeIsLimit, OwnPool, GrowsMounted, OneWriter, InstantCopies, InstantGroups, IndependentCopies,
+	ChangedBlocks, Inline,
+}
 
 func (s *Settings) check() error {
 	path, isUnix := strings.CutPrefix(s.Endpoint, "unix://")

@@ -40,6 +40,8 @@ func Specs() []Spec {
 		topologySpecs,
 		repeatSpecs,
 		parallelSpecs,
+		snapshotSpecs,
+		copySpecs(),
 		crashSpecs,
 		secretSpecs,
 	)
