@@ -6,6 +6,7 @@
 
 mod client;
 mod content;
+mod copies;
 mod driver;
 mod kind;
 mod leftovers;

@@ -14,12 +14,14 @@ use crate::csi::proto::controller_client::ControllerClient;
 use crate::csi::proto::identity_client::IdentityClient;
 use crate::csi::proto::node_client::NodeClient;
 use crate::csi::proto::volume_capability::{AccessMode, access_mode::Mode};
+use crate::csi::proto::volume_content_source::{SnapshotSource, Type as Source};
 use crate::csi::proto::{
     self, CapacityRange, ControllerExpandVolumeRequest, ControllerExpandVolumeResponse,
-    CreateVolumeRequest, DeleteVolumeRequest, ListVolumesRequest, NodeExpandVolumeRequest,
-    NodeGetInfoRequest, NodeGetVolumeStatsRequest, NodePublishVolumeRequest,
-    NodeStageVolumeRequest, NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest, ProbeRequest,
-    Topology, TopologyRequirement, VolumeCapability, VolumeUsage,
+    CreateSnapshotRequest, CreateVolumeRequest, DeleteSnapshotRequest, DeleteVolumeRequest,
+    ListVolumesRequest, NodeExpandVolumeRequest, NodeGetInfoRequest, NodeGetVolumeStatsRequest,
+    NodePublishVolumeRequest, NodeStageVolumeRequest, NodeUnpublishVolumeRequest,
+    NodeUnstageVolumeRequest, ProbeRequest, Topology, TopologyRequirement, VolumeCapability,
+    VolumeContentSource, VolumeUsage,
 };
 
 /// No call of this demonstration takes longer on a machine that is well.
@@ -85,17 +87,23 @@ impl Client {
         }))
     }
 
-    /// A new volume, asked for on this node.
-    pub(super) async fn create(&self, volume: &Volume) -> Result<proto::Volume, Failure> {
+    /// A new volume, asked for on this node; from a snapshot when one is named.
+    pub(super) async fn create(
+        &self,
+        volume: &Volume,
+        bytes: i64,
+        snapshot: Option<&str>,
+    ) -> Result<proto::Volume, Failure> {
         let term = vec![self.topology.clone()];
+        let source = snapshot.map(|id| VolumeContentSource {
+            r#type: Some(Source::Snapshot(SnapshotSource { snapshot_id: id.to_owned() })),
+        });
         let request = CreateVolumeRequest {
             name: volume.name(),
-            capacity_range: Some(CapacityRange {
-                required_bytes: volume.kind.sizes().0,
-                limit_bytes: 0,
-            }),
+            capacity_range: Some(CapacityRange { required_bytes: bytes, limit_bytes: 0 }),
             volume_capabilities: vec![capability(volume)],
             parameters: volume.kind.parameters(),
+            volume_content_source: source.clone(),
             accessibility_requirements: Some(TopologyRequirement {
                 requisite: term.clone(),
                 preferred: term,
@@ -105,11 +113,32 @@ impl Client {
         let reply = self.controller.clone().create_volume(request).await;
         let created = reply.map_err(|s| refused(&s))?.into_inner().volume;
         let created = created.ok_or("the reply has no volume")?;
-        if created.accessible_topology == [self.topology.clone()] {
+        if created.content_source != source {
+            Err("the volume does not say what it was made of".into())
+        } else if created.accessible_topology == [self.topology.clone()] {
             Ok(created)
         } else {
             Err("the volume is not on this node".into())
         }
+    }
+
+    /// A snapshot of the volume; its id.
+    pub(super) async fn snapshot(&self, volume: &Volume) -> Result<String, Failure> {
+        let request = CreateSnapshotRequest {
+            name: format!("snapshot-of-{}", volume.name()),
+            source_volume_id: volume.id.clone(),
+            ..CreateSnapshotRequest::default()
+        };
+        let reply = self.controller.clone().create_snapshot(request).await;
+        let taken = reply.map_err(|s| refused(&s))?.into_inner().snapshot;
+        let ready = taken.filter(|snapshot| snapshot.ready_to_use);
+        Ok(ready.ok_or("the snapshot is not ready")?.snapshot_id)
+    }
+
+    pub(super) async fn delete_snapshot(&self, id: &str) -> Result<(), Status> {
+        let request = DeleteSnapshotRequest { snapshot_id: id.to_owned(), ..Default::default() };
+        self.controller.clone().delete_snapshot(request).await?;
+        Ok(())
     }
 
     pub(super) async fn delete(&self, volume: &Volume) -> Result<(), Status> {

@@ -9,8 +9,8 @@ use crate::host::Host;
 
 const SYSFS: &str = "/sys/block";
 /// Where a pool keeps anything of a volume.
-const POOL_DIRECTORIES: [&str; 6] =
-    ["incoming", "volumes", "snapshots", "archive", "retained", "trash"];
+const POOL_DIRECTORIES: [&str; 7] =
+    ["incoming", "volumes", "snapshots", "groups", "archive", "retained", "trash"];
 
 /// Mounts, loop devices and files that should not be there.
 #[derive(Debug, Default)]

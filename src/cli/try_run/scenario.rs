@@ -16,6 +16,7 @@ const BIRTH_AND_GROWTH: [Step; 8] = [
     Step::WriteMore,
 ];
 const AFTER_RESTART: [Step; 3] = [Step::StageAgain, Step::PublishAgain, Step::ReadBack];
+const COPIES: [Step; 4] = [Step::WriteAfter, Step::Restore, Step::ReadRestored, Step::EndCopies];
 const READERS_AND_END: [Step; 5] =
     [Step::PublishReader, Step::RefuseWrites, Step::Unpublish, Step::Unstage, Step::Delete];
 
@@ -41,7 +42,9 @@ pub(super) async fn run(session: &mut Session) -> Result<(), Failure> {
     session
         .report
         .note(format!("killed, all unmounted and detached, started again: ready after {ready} ms"));
+    session.all(&[Step::Snapshot]).await?;
     session.all(&AFTER_RESTART).await?;
+    session.all(&COPIES).await?;
     session.all(&READERS_AND_END).await?;
     session.stop().await
 }

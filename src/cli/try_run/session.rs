@@ -199,12 +199,16 @@ impl Session {
 
 /// Takes the volumes away by calls, as kubelet and external-provisioner would; a failure does not stop it.
 async fn tear_down(client: &Client, volumes: &[Volume]) {
-    for volume in volumes.iter().filter(|volume| !volume.id.is_empty()) {
+    let copies = volumes.iter().filter_map(|volume| volume.copy.as_deref());
+    for volume in copies.chain(volumes).filter(|volume| !volume.id.is_empty()) {
         for target in [volume.reader(), volume.target()] {
             again(async || client.unpublish(volume, &target).await).await;
         }
         again(async || client.unstage(volume).await).await;
         again(async || client.delete(volume).await).await;
+    }
+    for volume in volumes.iter().filter(|volume| !volume.snapshot.is_empty()) {
+        again(async || client.delete_snapshot(&volume.snapshot).await).await;
     }
 }
 

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 
 use super::client::{Client, done};
 use super::content;
+use super::copies;
 use super::kind::Kind;
 use super::volume::Volume;
 use crate::cli::Failure;
@@ -27,8 +28,13 @@ pub(super) enum Step {
     ControllerExpand,
     NodeExpand,
     WriteMore,
+    WriteAfter,
     ReadWithoutDriver,
     Repeat,
+    Snapshot,
+    Restore,
+    ReadRestored,
+    EndCopies,
     StageAgain,
     PublishAgain,
     ReadBack,
@@ -48,13 +54,13 @@ pub(super) struct Tools<'a> {
 }
 
 impl Tools<'_> {
-    fn client(&self) -> Result<&Client, Failure> {
+    pub(super) fn client(&self) -> Result<&Client, Failure> {
         self.client.ok_or_else(|| "the driver is down".into())
     }
 }
 
 /// How long the step took, without the checks; `None` when it does not apply to this kind of volume.
-type Outcome = Result<Option<Duration>, Failure>;
+pub(super) type Outcome = Result<Option<Duration>, Failure>;
 
 impl Step {
     /// Its name in the table.
@@ -68,8 +74,13 @@ impl Step {
             Self::ControllerExpand => "ControllerExpandVolume",
             Self::NodeExpand => "NodeExpandVolume",
             Self::WriteMore => "write 4 MiB more and fsync",
+            Self::WriteAfter => "overwrite, after the snapshot",
             Self::ReadWithoutDriver => "driver killed: read back",
             Self::Repeat => "driver back: stage, publish again",
+            Self::Snapshot => "CreateSnapshot",
+            Self::Restore => "CreateVolume from it, 8 MiB larger",
+            Self::ReadRestored => "stage, publish and read it",
+            Self::EndCopies => "delete both",
             Self::StageAgain => "all unmounted: NodeStageVolume",
             Self::PublishAgain => "all unmounted: NodePublishVolume",
             Self::ReadBack => "all unmounted: read back",
@@ -90,7 +101,12 @@ impl Step {
                 publish(tools, volume, &volume.target(), false).await
             }
             Self::Repeat => repeat(tools, volume).await,
+            Self::Snapshot => copies::snapshot(tools, volume).await,
+            Self::Restore => copies::restore(tools, volume).await,
+            Self::ReadRestored => copies::read(tools, volume).await,
+            Self::EndCopies => copies::end(tools, volume).await,
             Self::Write | Self::WriteMore => timed(|| volume.write()),
+            Self::WriteAfter => timed(|| volume.rewrite()),
             Self::Stats => stats(tools, volume).await,
             Self::ControllerExpand => controller_expand(tools, volume).await,
             Self::NodeExpand => node_expand(tools, volume).await,
@@ -111,23 +127,23 @@ fn timed(work: impl FnOnce() -> Result<(), Failure>) -> Outcome {
     Ok(Some(start.elapsed()))
 }
 
-fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), Failure> {
+pub(super) fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), Failure> {
     if holds { Ok(()) } else { Err(otherwise().into()) }
 }
 
 async fn create(tools: Tools<'_>, volume: &mut Volume) -> Outcome {
     let start = Instant::now();
-    let created = tools.client()?.create(volume).await?;
+    let size = volume.kind.sizes().0;
+    let created = tools.client()?.create(volume, size, None).await?;
     let time = start.elapsed();
     volume.id = created.volume_id;
-    let size = volume.kind.sizes().0;
     ensure(created.capacity_bytes == size, || {
         format!("{size} bytes were asked for, it has {}", created.capacity_bytes)
     })?;
     Ok(Some(time))
 }
 
-async fn stage(tools: Tools<'_>, volume: &Volume) -> Outcome {
+pub(super) async fn stage(tools: Tools<'_>, volume: &Volume) -> Outcome {
     // Kubelet makes the staging directory.
     std::fs::create_dir_all(volume.staging())?;
     let start = Instant::now();
@@ -137,7 +153,12 @@ async fn stage(tools: Tools<'_>, volume: &Volume) -> Outcome {
     Ok(Some(time))
 }
 
-async fn publish(tools: Tools<'_>, volume: &Volume, target: &Path, read_only: bool) -> Outcome {
+pub(super) async fn publish(
+    tools: Tools<'_>,
+    volume: &Volume,
+    target: &Path,
+    read_only: bool,
+) -> Outcome {
     let start = Instant::now();
     tools.client()?.publish(volume, target, read_only).await?;
     let time = start.elapsed();
@@ -176,7 +197,7 @@ fn device_size(path: &Path) -> Result<u64, Failure> {
 }
 
 /// The size of the volume's filesystem or device, as a pod sees it.
-fn seen_size(host: &dyn Host, volume: &Volume) -> Result<u64, Failure> {
+pub(super) fn seen_size(host: &dyn Host, volume: &Volume) -> Result<u64, Failure> {
     if volume.kind == Kind::Block {
         return device_size(&volume.target());
     }
@@ -286,7 +307,7 @@ async fn unpublish(tools: Tools<'_>, volume: &Volume) -> Outcome {
     Ok(Some(time))
 }
 
-async fn unstage(tools: Tools<'_>, volume: &Volume) -> Outcome {
+pub(super) async fn unstage(tools: Tools<'_>, volume: &Volume) -> Outcome {
     let start = Instant::now();
     done(tools.client()?.unstage(volume).await)?;
     let time = start.elapsed();
@@ -298,7 +319,7 @@ async fn unstage(tools: Tools<'_>, volume: &Volume) -> Outcome {
     Ok(Some(time))
 }
 
-async fn delete(tools: Tools<'_>, volume: &Volume) -> Outcome {
+pub(super) async fn delete(tools: Tools<'_>, volume: &Volume) -> Outcome {
     let client = tools.client()?;
     let start = Instant::now();
     done(client.delete(volume).await)?;

@@ -18,6 +18,12 @@ pub(super) struct Volume {
     pub(super) node_expansion: bool,
     /// How many pieces of content were written.
     pub(super) pieces: u64,
+    /// How often all of them were written again.
+    edition: u64,
+    /// Its snapshot; empty when there is none.
+    pub(super) snapshot: String,
+    /// What was restored from its snapshot.
+    pub(super) copy: Option<Box<Self>>,
     dir: PathBuf,
     session: String,
 }
@@ -30,8 +36,29 @@ impl Volume {
             before: 0,
             node_expansion: false,
             pieces: 0,
+            edition: 0,
+            snapshot: String::new(),
+            copy: None,
             dir: kubelet.join(kind.to_string()),
             session: session.to_owned(),
+        }
+    }
+
+    /// What a restore of its snapshot will be, with the content that it has now.
+    pub(super) fn copied(&self) -> Self {
+        let mut dir = self.dir.clone();
+        dir.as_mut_os_string().push("-restored");
+        Self {
+            kind: self.kind,
+            id: String::new(),
+            before: self.before,
+            node_expansion: false,
+            pieces: self.pieces,
+            edition: self.edition,
+            snapshot: String::new(),
+            copy: None,
+            dir,
+            session: format!("{}-restored", self.session),
         }
     }
 
@@ -76,7 +103,7 @@ impl Volume {
 
     fn seed(&self, piece: u64) -> u64 {
         // Different for each volume, so that two that were mixed up would show.
-        self.kind.sizes().0.unsigned_abs() + (self.kind as u64) * 100 + piece
+        self.kind.sizes().0.unsigned_abs() + (self.kind as u64) * 100 + self.edition * 10 + piece
     }
 
     /// Writes one more piece.
@@ -84,6 +111,16 @@ impl Volume {
         let (path, offset) = self.place(&self.target(), self.pieces);
         content::write(&path, offset, self.seed(self.pieces), self.kind != Kind::Block)?;
         self.pieces += 1;
+        Ok(())
+    }
+
+    /// Writes all pieces again, with other content.
+    pub(super) fn rewrite(&mut self) -> Result<(), Failure> {
+        self.edition += 1;
+        for piece in 0..self.pieces {
+            let (path, offset) = self.place(&self.target(), piece);
+            content::write(&path, offset, self.seed(piece), self.kind != Kind::Block)?;
+        }
         Ok(())
     }
 
