@@ -39,6 +39,7 @@ mod stats;
 mod traffic;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 pub use attach::AttachRequest;
@@ -106,6 +107,8 @@ pub struct Engine {
     attaching: Mutex<()>,
     traffic: Traffic,
     freezes: Freezes,
+    /// What a killed run may have left frozen was not looked for yet.
+    thaw_pending: AtomicBool,
 }
 
 /// A volume together with the pool that it lives in.
@@ -158,13 +161,9 @@ impl Engine {
             attaching: Mutex::default(),
             traffic: Traffic::default(),
             freezes: Freezes::default(),
+            thaw_pending: AtomicBool::new(true),
         };
-        if let Err(error) = engine.thaw_marked() {
-            tracing::error!(
-                error = chain(&error),
-                "cannot look for volumes that an earlier run left frozen"
-            );
-        }
+        engine.thaw_marked(true);
         Ok(engine)
     }
 
@@ -183,6 +182,7 @@ impl Engine {
     /// Opens a pool if it is away, and has another try at its trash. A pool that cannot be opened is reported by
     /// [`Engine::pool_reports`] and harms no other.
     pub fn retry_pool(&self, name: &str) {
+        self.thaw_marked(false);
         self.pools.retry(name);
     }
 

@@ -22,7 +22,7 @@ use std::fmt::Debug;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
-pub use copying::{Copying, Extent, Frozen};
+pub use copying::{Copying, Extent, HeldMount};
 pub use error::{CommandError, HostError};
 pub use mount_table::{DeviceNumber, MountEntry, MountTable};
 pub use signature::{PROBE_LENGTH, Signature, probe as probe_signature};

@@ -46,13 +46,13 @@ pub use attachment::Attachment;
 pub use birth::Incoming;
 pub use death::Grave;
 pub use error::StoreError;
-pub use index::{Charges, Entry, SnapshotEntry};
+pub use index::{Charges, Entry, GroupEntry, SnapshotEntry};
 pub use kind::Kind;
 pub use marker::{Marker, PoolLook};
 pub use pool::Pool;
 pub use record::{Record, Request, Resolved, Volume};
 pub use snapshot::{Group, Name, Snapshot, same_source};
-pub use state::{PoolLock, StateDir};
+pub use state::{MarksLock, PoolLock, StateDir};
 pub use view::{PoolView, ViewedSnapshot, ViewedVolume};
 pub use volume_dir::{CopyProgress, VolumeDir};
 

@@ -32,7 +32,7 @@ pub struct ImageCopy {
     pub share: bool,
 }
 
-/// Makes an image in `dir` with the content of another one. Not flushed yet: see [`seal_image`].
+/// Makes an image in `dir` with the content of another one, at least as long. Not flushed yet: see [`seal_image`].
 ///
 /// # Errors
 /// A system call failed, or [`BackendError::Interrupted`].
@@ -45,16 +45,21 @@ pub fn copy_image(
 ) -> Result<(), BackendError> {
     let from = source.image_to_read()?;
     let to = dir.create_file(IMAGE)?;
-    // The kernel shares blocks only between files that both are NODATACOW or both are not.
-    host.disable_copy_on_write(to.as_fd())?;
-    fault::point!("backend.copy.created").map_err(call("copy"))?;
-    let length = ByteSize::new(from.metadata().map_err(call("look at"))?.len());
     if copy.share {
-        progress.expect(length);
+        host.match_copy_on_write(from.as_fd(), to.as_fd())?;
+        fault::point!("backend.copy.created").map_err(call("copy"))?;
         host.share_file(from.as_fd(), to.as_fd())?;
+        // Asked now: the source may have grown since it was looked at.
+        let length = ByteSize::new(to.metadata().map_err(call("look at"))?.len());
+        progress.expect(length);
         progress.advance(length.bytes());
-        extend(&to, length, copy.size.max(length), Allocation::Thin)?;
+        if length < copy.size {
+            extend(&to, length, copy.size, Allocation::Thin)?;
+        }
     } else {
+        host.disable_copy_on_write(to.as_fd())?;
+        fault::point!("backend.copy.created").map_err(call("copy"))?;
+        let length = ByteSize::new(from.metadata().map_err(call("look at"))?.len());
         progress.expect(host.allocated(from.as_fd())?);
         extend(&to, ByteSize::ZERO, copy.size.max(length), copy.allocation)?;
         copy_data(&from, &to, progress)?;
@@ -63,14 +68,15 @@ pub fn copy_image(
     Ok(())
 }
 
-/// Flushes a copied image.
+/// Flushes a copied image; answers its length, which is that of the source at the instant of the copy or more.
 ///
 /// # Errors
 /// A system call failed.
-pub fn seal_image(dir: &VolumeDir) -> Result<(), BackendError> {
-    dir.image_to_write()?.sync_all().map_err(call("flush"))?;
+pub fn seal_image(dir: &VolumeDir) -> Result<ByteSize, BackendError> {
+    let image = dir.image_to_write()?;
+    image.sync_all().map_err(call("flush"))?;
     fsync(dir.as_fd()).map_err(|e| HostError::call("flush", IMAGE, e))?;
-    Ok(())
+    Ok(ByteSize::new(image.metadata().map_err(call("look at"))?.len()))
 }
 
 /// Copies what is allocated of a file to the same places of another one.

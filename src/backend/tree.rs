@@ -1,11 +1,11 @@
 //! Copies a directory tree file by file: contents with their holes, owners, modes, times, extended attributes (ACLs
 //! among them), hard links, symbolic links, devices, pipes and sockets.
 //!
-//! The walk needs two open directories, however deep the tree is: a pod may build it as deep as it likes. Nothing is
-//! followed: no link, no mount.
+//! A pod may build its tree as deep and as wide as it likes: the walk has one directory open on each side, and in memory
+//! the names of those directories that it has not been to yet, of the directories on its way. Nothing is followed: no
+//! link, no mount.
 
-use std::collections::HashMap;
-use std::ffi::{CStr, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -14,45 +14,25 @@ use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::sys::stat::{
-    FileStat, Mode, SFlag, UtimensatFlags, fchmodat, fstat, fstatat, mkdirat, mknodat, utimensat,
+    FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmodat, fstat, fstatat, mkdirat,
+    mknodat, utimensat,
 };
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, fchownat, linkat, symlinkat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
 
 use super::copy::copy_data;
 use super::{BackendError, Progress};
 use crate::host::{Host, HostError};
 use crate::volume::ByteSize;
 
-/// A path is opened in pieces of less than this: PATH_MAX is 4096.
-const HOP: usize = 3000;
+const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY);
 
-/// What the walk is at.
-enum Visit<'a> {
-    /// A directory begins; its entries follow before any directory in it begins.
-    Enter(&'a Path),
-    /// Something in that directory.
-    Entry(&'a Entry<'a>),
-    /// All that is in the directory is done.
-    Leave(BorrowedFd<'a>, &'a Path),
+fn path(name: &CStr) -> &Path {
+    Path::new(OsStr::from_bytes(name.to_bytes()))
 }
 
-/// Something in a directory.
-struct Entry<'a> {
-    parent: BorrowedFd<'a>,
-    /// The path of the parent from the root of the walk.
-    at: &'a Path,
-    name: &'a CStr,
-    stat: FileStat,
-}
-
-enum Step {
-    Enter(PathBuf),
-    Leave(PathBuf),
-}
-
-fn failed(operation: &'static str, path: &Path) -> impl Fn(Errno) -> BackendError {
-    move |e| HostError::call(operation, path, e).into()
+fn failed(operation: &'static str, name: &CStr) -> impl Fn(Errno) -> BackendError {
+    move |e| HostError::call(operation, path(name), e).into()
 }
 
 fn how(flags: OFlag) -> OpenHow {
@@ -64,27 +44,6 @@ fn how(flags: OFlag) -> OpenHow {
     )
 }
 
-/// Opens what lies at a path of any length beneath a directory.
-fn open_deep(root: BorrowedFd<'_>, path: &Path, flags: OFlag) -> Result<OwnedFd, BackendError> {
-    let directory = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
-    let mut here: Option<OwnedFd> = None;
-    let mut hop = PathBuf::new();
-    for part in path {
-        if hop.as_os_str().len() + part.len() > HOP {
-            let from = here.as_ref().map_or(root, AsFd::as_fd);
-            let next = openat2(from, &hop, how(directory)).map_err(failed("open", path))?;
-            here = Some(next);
-            hop.clear();
-        }
-        hop.push(part);
-    }
-    if hop.as_os_str().is_empty() {
-        hop.push(".");
-    }
-    let from = here.as_ref().map_or(root, AsFd::as_fd);
-    openat2(from, &hop, how(flags)).map_err(failed("open", path))
-}
-
 fn kind(stat: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
 }
@@ -93,62 +52,159 @@ fn mode(stat: &FileStat) -> Mode {
     Mode::from_bits_truncate(stat.st_mode & 0o7777)
 }
 
-/// Walks a tree, parents before what is in them.
-fn walk(
-    root: BorrowedFd<'_>,
-    visit: &mut dyn FnMut(Visit<'_>) -> Result<(), BackendError>,
-) -> Result<(), BackendError> {
-    let device = fstat(root).map_err(failed("look at", Path::new(".")))?.st_dev;
-    let mut steps = vec![Step::Enter(PathBuf::new())];
-    while let Some(step) = steps.pop() {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
-        let path = match step {
-            Step::Leave(path) => {
-                let directory = open_deep(root, &path, flags)?;
-                visit(Visit::Leave(directory.as_fd(), &path))?;
-                continue;
-            }
-            Step::Enter(path) => path,
+/// A place in a tree: one open directory, and which ones lie above it.
+struct Cursor {
+    here: OwnedFd,
+    above: Vec<(u64, u64)>,
+}
+
+impl Cursor {
+    fn new(root: BorrowedFd<'_>) -> Result<Self, BackendError> {
+        let here = openat2(root, c".", how(DIRECTORY)).map_err(failed("open", c"."))?;
+        Ok(Self { here, above: Vec::new() })
+    }
+
+    fn identity(&self) -> Result<(u64, u64), BackendError> {
+        let stat = fstat(&self.here).map_err(failed("look at", c"."))?;
+        Ok((stat.st_dev, stat.st_ino))
+    }
+
+    fn down(&mut self, name: &CStr) -> Result<(), BackendError> {
+        let below = openat2(&self.here, name, how(DIRECTORY)).map_err(failed("open", name))?;
+        self.above.push(self.identity()?);
+        self.here = below;
+        Ok(())
+    }
+
+    /// Back to where the last [`Cursor::down`] was; somebody who moves directories meanwhile leads nowhere else.
+    fn up(&mut self) -> Result<(), BackendError> {
+        let flags = DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let above =
+            openat(&self.here, c"..", flags, Mode::empty()).map_err(failed("open", c".."))?;
+        self.here = above;
+        let wanted = self.above.pop();
+        if Some(self.identity()?) == wanted { Ok(()) } else { Err(BackendError::Interrupted) }
+    }
+}
+
+/// Something in the directory that a walk is in.
+struct Entry<'a> {
+    parent: BorrowedFd<'a>,
+    name: &'a CStr,
+    stat: FileStat,
+}
+
+/// What a walk is for.
+trait Visitor {
+    /// Something in the directory, before any directory in it is visited.
+    fn entry(&mut self, entry: &Entry<'_>) -> Result<(), BackendError>;
+
+    /// The walk goes into that directory.
+    fn down(&mut self, name: &CStr) -> Result<(), BackendError>;
+
+    /// All in this directory is visited; `is_root` when it is where the walk began.
+    fn done(&mut self, directory: BorrowedFd<'_>, is_root: bool) -> Result<(), BackendError>;
+
+    /// The walk goes back up.
+    fn up(&mut self) -> Result<(), BackendError>;
+
+    /// What vanishes during the walk does not matter.
+    fn is_tolerant(&self) -> bool;
+}
+
+fn is_gone(error: &BackendError) -> bool {
+    matches!(error, BackendError::Host(error) if error.errno() == Some(Errno::ENOENT))
+}
+
+/// Shows a directory's entries; answers those that are directories.
+fn list(
+    directory: BorrowedFd<'_>,
+    device: u64,
+    visitor: &mut dyn Visitor,
+) -> Result<Vec<CString>, BackendError> {
+    // A descriptor of its own: reading a directory moves its position.
+    let listing = openat2(directory, c".", how(DIRECTORY))
+        .and_then(Dir::from_fd)
+        .map_err(failed("list", c"."))?;
+    let mut directories = Vec::new();
+    for entry in listing {
+        let entry = entry.map_err(failed("list", c"."))?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let stat = match fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Err(Errno::ENOENT) if visitor.is_tolerant() => continue,
+            stat => stat.map_err(failed("look at", name))?,
         };
-        let directory = open_deep(root, &path, flags)?;
-        visit(Visit::Enter(&path))?;
-        steps.push(Step::Leave(path.clone()));
-        // A descriptor of its own: reading a directory moves its position.
-        let listing = openat(&directory, ".", flags | OFlag::O_CLOEXEC, Mode::empty())
-            .and_then(Dir::from_fd)
-            .map_err(failed("list", &path))?;
-        for entry in listing {
-            let entry = entry.map_err(failed("list", &path))?;
-            let name = entry.file_name();
-            if matches!(name.to_bytes(), b"." | b"..") {
-                continue;
+        if stat.st_dev != device {
+            return Err(BackendError::Inner);
+        }
+        visitor.entry(&Entry { parent: directory, name, stat })?;
+        if kind(&stat) == SFlag::S_IFDIR {
+            directories.push(name.to_owned());
+        }
+    }
+    Ok(directories)
+}
+
+/// Walks a tree, parents before what is in them.
+fn walk(root: BorrowedFd<'_>, visitor: &mut dyn Visitor) -> Result<(), BackendError> {
+    let mut cursor = Cursor::new(root)?;
+    let (device, _) = cursor.identity()?;
+    let mut pending = vec![list(cursor.here.as_fd(), device, visitor)?];
+    while let Some(names) = pending.last_mut() {
+        if let Some(name) = names.pop() {
+            match cursor.down(&name) {
+                Err(error) if visitor.is_tolerant() && is_gone(&error) => continue,
+                result => result?,
             }
-            let stat = fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)
-                .map_err(failed("look at", &path))?;
-            let below = || path.join(OsStr::from_bytes(name.to_bytes()));
-            if stat.st_dev != device {
-                return Err(BackendError::Inner);
-            }
-            visit(Visit::Entry(&Entry { parent: directory.as_fd(), at: &path, name, stat }))?;
-            if kind(&stat) == SFlag::S_IFDIR {
-                steps.push(Step::Enter(below()));
-            }
+            visitor.down(&name)?;
+            pending.push(list(cursor.here.as_fd(), device, visitor)?);
+            continue;
+        }
+        pending.pop();
+        visitor.done(cursor.here.as_fd(), pending.is_empty())?;
+        if !pending.is_empty() {
+            cursor.up()?;
+            visitor.up()?;
         }
     }
     Ok(())
 }
 
-/// What the files in a tree take; hard links count once each.
-pub(super) fn measure(root: BorrowedFd<'_>) -> Result<ByteSize, BackendError> {
-    let mut sum = 0_u64;
-    walk(root, &mut |visit| {
-        if let Visit::Entry(entry) = visit {
-            let blocks = u64::try_from(entry.stat.st_blocks).unwrap_or(0);
-            sum = sum.saturating_add(blocks.saturating_mul(512));
-        }
+/// Adds up what files take.
+struct Sum(u64);
+
+impl Visitor for Sum {
+    fn entry(&mut self, entry: &Entry<'_>) -> Result<(), BackendError> {
+        let blocks = u64::try_from(entry.stat.st_blocks).unwrap_or(0);
+        self.0 = self.0.saturating_add(blocks.saturating_mul(512));
         Ok(())
-    })?;
-    Ok(ByteSize::new(sum))
+    }
+
+    fn down(&mut self, _name: &CStr) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn done(&mut self, _directory: BorrowedFd<'_>, _is_root: bool) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn up(&mut self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn is_tolerant(&self) -> bool {
+        true
+    }
+}
+
+/// What the files in a tree take; each hard link counts.
+pub(super) fn measure(root: BorrowedFd<'_>) -> Result<ByteSize, BackendError> {
+    let mut sum = Sum(0);
+    walk(root, &mut sum)?;
+    Ok(ByteSize::new(sum.0))
 }
 
 /// Copies the tree at `from` into the empty directory `to`, which gets the attributes of `from` as well.
@@ -159,107 +215,130 @@ pub(super) fn copy(
     progress: &Progress,
     host: &dyn Host,
 ) -> Result<(), BackendError> {
-    let mut copy = Copy { to, here: None, links: HashMap::new(), share, progress, host };
-    walk(from, &mut |visit| copy.visit(&visit))
+    let mut copy =
+        Copy { root: to, to: Cursor::new(to)?, links: free_name(from)?, share, progress, host };
+    mkdirat(to, copy.links.as_c_str(), Mode::S_IRWXU).map_err(failed("make", &copy.links))?;
+    walk(from, &mut copy)
+}
+
+/// A name that nothing in the directory has.
+fn free_name(directory: BorrowedFd<'_>) -> Result<CString, BackendError> {
+    for number in 0..u32::MAX {
+        let name = CString::new(format!(".orlop-links-{number}")).unwrap_or_default();
+        match fstatat(directory, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Err(Errno::ENOENT) => return Ok(name),
+            Err(e) => return Err(failed("look at", &name)(e)),
+            Ok(_) => {}
+        }
+    }
+    Err(BackendError::Inner)
 }
 
 struct Copy<'a> {
-    to: BorrowedFd<'a>,
-    /// The copy of the directory that the walk is in.
-    here: Option<OwnedFd>,
-    /// Where the first of several hard links went.
-    links: HashMap<u64, PathBuf>,
+    root: BorrowedFd<'a>,
+    to: Cursor,
+    /// A directory in the root of the copy, for as long as it is made: a further name of each file that has several, by
+    /// its inode number in the original. The disk has room for as many as there are.
+    links: CString,
     share: bool,
     progress: &'a Progress,
     host: &'a dyn Host,
 }
 
-impl Copy<'_> {
-    fn visit(&mut self, visit: &Visit<'_>) -> Result<(), BackendError> {
+impl Visitor for Copy<'_> {
+    fn entry(&mut self, entry: &Entry<'_>) -> Result<(), BackendError> {
         if self.progress.is_interrupted() {
             return Err(BackendError::Interrupted);
         }
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
-        match visit {
-            Visit::Enter(path) => {
-                self.here = Some(open_deep(self.to, path, flags)?);
-                Ok(())
-            }
-            Visit::Entry(entry) => self.entry(entry),
-            Visit::Leave(from, path) => {
-                // Last, because making files in it changes its times.
-                let to = open_deep(self.to, path, flags)?;
-                let stat = fstat(from).map_err(failed("look at", path))?;
-                attributes(*from, c".", to.as_fd(), &stat, path)
-            }
-        }
-    }
-
-    fn entry(&mut self, entry: &Entry<'_>) -> Result<(), BackendError> {
-        let Entry { parent, at, name, stat } = entry;
-        let path = at.join(OsStr::from_bytes(name.to_bytes()));
-        let here = self.here.as_ref().ok_or(BackendError::Inner)?.as_fd();
+        let Entry { parent, name, stat } = entry;
+        let here = self.to.here.as_fd();
         match kind(stat) {
             SFlag::S_IFDIR => {
-                return mkdirat(here, *name, Mode::S_IRWXU).map_err(failed("make", &path));
+                return mkdirat(here, *name, Mode::S_IRWXU).map_err(failed("make", name));
             }
-            SFlag::S_IFREG => {
-                if stat.st_nlink > 1 {
-                    if let Some(first) = self.links.get(&stat.st_ino) {
-                        return link(self.to, first, here, name, &path);
-                    }
-                    self.links.insert(stat.st_ino, path.clone());
+            SFlag::S_IFREG if stat.st_nlink > 1 => {
+                let known = self.links()?;
+                let number = CString::new(stat.st_ino.to_string()).unwrap_or_default();
+                match linkat(&known, number.as_c_str(), here, *name, AtFlags::empty()) {
+                    Err(Errno::ENOENT) => {}
+                    result => return result.map_err(failed("link", name)),
                 }
-                self.file(*parent, name, here, &path)?;
+                self.file(*parent, name)?;
+                linkat(here, *name, &known, number.as_c_str(), AtFlags::empty())
+                    .map_err(failed("link", name))?;
             }
+            SFlag::S_IFREG => self.file(*parent, name)?,
             SFlag::S_IFLNK => {
-                let target = readlinkat(*parent, *name).map_err(failed("read the link", &path))?;
+                let target = readlinkat(*parent, *name).map_err(failed("read the link", name))?;
                 symlinkat(target.as_os_str(), here, *name)
-                    .map_err(failed("make the link", &path))?;
+                    .map_err(failed("make the link", name))?;
             }
             other => {
                 mknodat(here, *name, other, Mode::S_IRUSR | Mode::S_IWUSR, stat.st_rdev)
-                    .map_err(failed("make the node", &path))?;
+                    .map_err(failed("make the node", name))?;
             }
         }
-        attributes(*parent, name, here, stat, &path)
+        attributes(*parent, name, here, stat)
     }
 
-    fn file(
-        &self,
-        parent: BorrowedFd<'_>,
-        name: &CStr,
-        here: BorrowedFd<'_>,
-        path: &Path,
-    ) -> Result<(), BackendError> {
+    fn down(&mut self, name: &CStr) -> Result<(), BackendError> {
+        self.to.down(name)
+    }
+
+    fn done(&mut self, directory: BorrowedFd<'_>, is_root: bool) -> Result<(), BackendError> {
+        if is_root {
+            self.remove_links()?;
+        }
+        // Last, because making files in it changes its times.
+        let stat = fstat(directory).map_err(failed("look at", c"."))?;
+        attributes(directory, c".", self.to.here.as_fd(), &stat)
+    }
+
+    fn up(&mut self) -> Result<(), BackendError> {
+        self.to.up()
+    }
+
+    fn is_tolerant(&self) -> bool {
+        false
+    }
+}
+
+impl Copy<'_> {
+    fn links(&self) -> Result<OwnedFd, BackendError> {
+        openat2(self.root, self.links.as_c_str(), how(DIRECTORY))
+            .map_err(failed("open", &self.links))
+    }
+
+    fn remove_links(&self) -> Result<(), BackendError> {
+        let links = self.links()?;
+        let listing = openat2(&links, c".", how(DIRECTORY)).and_then(Dir::from_fd);
+        for entry in listing.map_err(failed("list", &self.links))? {
+            let entry = entry.map_err(failed("list", &self.links))?;
+            let name = entry.file_name();
+            if !matches!(name.to_bytes(), b"." | b"..") {
+                unlinkat(&links, name, UnlinkatFlags::NoRemoveDir)
+                    .map_err(failed("remove", name))?;
+            }
+        }
+        unlinkat(self.root, self.links.as_c_str(), UnlinkatFlags::RemoveDir)
+            .map_err(failed("remove", &self.links))
+    }
+
+    fn file(&self, parent: BorrowedFd<'_>, name: &CStr) -> Result<(), BackendError> {
         let read = how(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOATIME);
-        let from = openat2(parent, name, read).map_err(failed("open", path))?;
+        let from = openat2(parent, name, read).map_err(failed("open", name))?;
         let create = how(OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL);
         let create = create.mode(Mode::S_IRUSR | Mode::S_IWUSR);
-        let to = openat2(here, name, create).map_err(failed("create", path))?;
+        let to = openat2(&self.to.here, name, create).map_err(failed("create", name))?;
         if self.share {
             self.host.share_file(from.as_fd(), to.as_fd())?;
             return Ok(());
         }
         let (from, to) = (std::fs::File::from(from), std::fs::File::from(to));
-        let io = |e: std::io::Error| HostError::call("copy", path, e);
+        let io = |e: std::io::Error| HostError::call("copy", path(name), e);
         to.set_len(from.metadata().map_err(io)?.len()).map_err(io)?;
         copy_data(&from, &to, self.progress)
     }
-}
-
-/// Makes another hard link to a file that is copied already.
-fn link(
-    root: BorrowedFd<'_>,
-    first: &Path,
-    here: BorrowedFd<'_>,
-    name: &CStr,
-    path: &Path,
-) -> Result<(), BackendError> {
-    let (directory, file) = (first.parent().unwrap_or(Path::new("")), first.file_name());
-    let file = file.ok_or(BackendError::Inner)?;
-    let directory = open_deep(root, directory, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
-    linkat(&directory, file, here, name, AtFlags::empty()).map_err(failed("link", path))
 }
 
 /// Gives the copy `name` in `here` the owner, mode, extended attributes and times of the original in `from`. The order
@@ -269,17 +348,16 @@ fn attributes(
     name: &CStr,
     here: BorrowedFd<'_>,
     stat: &FileStat,
-    path: &Path,
 ) -> Result<(), BackendError> {
     let (uid, gid) = (Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)));
     fchownat(here, name, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)
-        .map_err(failed("set the owner of", path))?;
+        .map_err(failed("set the owner of", name))?;
     if kind(stat) != SFlag::S_IFLNK {
         // A link has no mode. What lies here was made by this copy, so nothing can be a link that was none.
-        fchmodat(here, name, mode(stat), nix::sys::stat::FchmodatFlags::FollowSymlink)
-            .map_err(failed("set the mode of", path))?;
+        fchmodat(here, name, mode(stat), FchmodatFlags::FollowSymlink)
+            .map_err(failed("set the mode of", name))?;
     }
-    extended_attributes(from, name, here, path)?;
+    extended_attributes(from, name, here)?;
     utimensat(
         here,
         name,
@@ -287,16 +365,12 @@ fn attributes(
         &TimeSpec::new(stat.st_mtime, stat.st_mtime_nsec),
         UtimensatFlags::NoFollowSymlink,
     )
-    .map_err(failed("set the times of", path))
+    .map_err(failed("set the times of", name))
 }
 
 /// A path to this very inode that also works for links, pipes and devices.
-fn inode_path(
-    directory: BorrowedFd<'_>,
-    name: &CStr,
-    path: &Path,
-) -> Result<(OwnedFd, PathBuf), BackendError> {
-    let opened = openat2(directory, name, how(OFlag::O_PATH)).map_err(failed("open", path))?;
+fn inode_path(directory: BorrowedFd<'_>, name: &CStr) -> Result<(OwnedFd, PathBuf), BackendError> {
+    let opened = openat2(directory, name, how(OFlag::O_PATH)).map_err(failed("open", name))?;
     let shown = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
     Ok((opened, shown))
 }
@@ -305,17 +379,16 @@ fn extended_attributes(
     from: BorrowedFd<'_>,
     name: &CStr,
     here: BorrowedFd<'_>,
-    path: &Path,
 ) -> Result<(), BackendError> {
     let io = |operation: &'static str| {
-        move |e: std::io::Error| BackendError::from(HostError::call(operation, path, e))
+        move |e: std::io::Error| BackendError::from(HostError::call(operation, path(name), e))
     };
-    let (_source, source) = inode_path(from, name, path)?;
+    let (_source, source) = inode_path(from, name)?;
     let names: Vec<_> = xattr::list_deref(&source).map_err(io("list the attributes of"))?.collect();
     if names.is_empty() {
         return Ok(());
     }
-    let (_target, target) = inode_path(here, name, path)?;
+    let (_target, target) = inode_path(here, name)?;
     for attribute in names {
         let value = xattr::get_deref(&source, &attribute).map_err(io("read an attribute of"))?;
         let Some(value) = value else { continue };
@@ -388,8 +461,14 @@ mod tests {
         }
         openat(&here, "leaf", OFlag::O_CREAT | OFlag::O_WRONLY, Mode::S_IRUSR).unwrap();
         copied(&from, &to).unwrap();
-        let leaf: PathBuf = std::iter::repeat_n(name.as_str(), 60).chain(["leaf"]).collect();
-        open_deep(std::fs::File::open(&to).unwrap().as_fd(), &leaf, OFlag::O_RDONLY).unwrap();
+        let mut cursor = Cursor::new(std::fs::File::open(&to).unwrap().as_fd()).unwrap();
+        let name = CString::new(name).unwrap();
+        for _ in 0..60 {
+            cursor.down(&name).unwrap();
+        }
+        assert!(fstatat(&cursor.here, "leaf", AtFlags::empty()).is_ok());
+        let names = std::fs::read_dir(&to).unwrap().count();
+        assert_eq!(names, 1, "nothing of the copy's own is left");
     }
 
     #[test]

@@ -3,12 +3,15 @@
 //! A stream pins its snapshots until it ends or its reader has gone. It reads ahead by a few messages only.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::controller::{copy_lane, snapshot_key};
+use super::controller::snapshot_key;
 use super::proto::{
     BlockMetadata, BlockMetadataType, GetMetadataAllocatedRequest, GetMetadataAllocatedResponse,
     GetMetadataDeltaRequest, GetMetadataDeltaResponse, snapshot_metadata_server,
@@ -18,8 +21,10 @@ use crate::engine::{Engine, MetadataQuery, Range};
 
 /// Messages that are ready before somebody reads them.
 const AHEAD: usize = 4;
-/// Ranges in a message when the request leaves that open.
+/// The most ranges in a message: 20 KiB or less, far below what clients accept by default.
 const RANGES: usize = 1024;
+/// A reader that takes no message for so long holds up what it pins, and its stream ends.
+const STALL: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(super) struct SnapshotMetadata {
@@ -33,7 +38,7 @@ fn ranges_at_once(max_results: i32) -> Result<usize, Status> {
     match usize::try_from(max_results) {
         Err(_negative) => Err(Status::invalid_argument("max_results is negative")),
         Ok(0) => Ok(RANGES),
-        Ok(most) => Ok(most),
+        Ok(most) => Ok(most.min(RANGES)),
     }
 }
 
@@ -53,7 +58,7 @@ impl SnapshotMetadata {
         query: MetadataQuery,
         message: fn(i64, Vec<BlockMetadata>) -> T,
     ) -> Result<Stream<T>, Status> {
-        let lane = copy_lane(&query.target.pool);
+        let lane = format!("metadata of {}", query.target.pool);
         let snapshots = [query.base.as_ref(), Some(&query.target)].into_iter().flatten();
         let claims = Claims::reading(snapshots.map(|id| snapshot_key(&id.key)));
         let engine = Arc::clone(&self.engine);
@@ -62,17 +67,28 @@ impl SnapshotMetadata {
         let (engine, jobs) = (Arc::clone(&self.engine), Arc::clone(&self.jobs));
         let (sender, receiver) = mpsc::channel(AHEAD);
         tokio::spawn(async move {
-            let ranges = sender.clone();
+            let (ranges, runtime) = (sender.clone(), Handle::current());
             let told = jobs.change(claims, &lane, move || {
                 let capacity = opened.capacity().as_i64();
+                let mut stalled = false;
                 engine.tell_metadata(&opened, &mut |found| {
-                    ranges.blocking_send(Ok(message(capacity, blocks(found)))).is_ok()
-                })
+                    let sent = ranges.send_timeout(Ok(message(capacity, blocks(found))), STALL);
+                    let sent = runtime.block_on(sent);
+                    stalled = matches!(sent, Err(SendTimeoutError::Timeout(_)));
+                    sent.is_ok()
+                })?;
+                Ok(stalled)
             });
-            if let Err(status) = told.await {
-                // Nobody may be reading any more.
-                let _gone = sender.send(Err(status)).await;
-            }
+            let end = match told.await {
+                Ok(false) => return,
+                Ok(true) => Status::deadline_exceeded(format!(
+                    "nobody read for {} s; go on from the end of the last range",
+                    STALL.as_secs()
+                )),
+                Err(status) => status,
+            };
+            // A stream that just ended would be taken for a whole one. Nothing is pinned or held any more.
+            let _unheard = sender.send(Err(end)).await;
         });
         Ok(ReceiverStream::new(receiver))
     }

@@ -17,6 +17,8 @@ use crate::host::Host;
 use crate::store::{Resolved, VolumeDir};
 use crate::volume::{Allocation, ByteSize};
 
+/// How often it is looked how a volume is used, when that changes meanwhile.
+const LOOKS: usize = 3;
 /// How often a long copy writes down how far it is.
 const NOTE: Duration = Duration::from_secs(1);
 /// How often it says so in the log.
@@ -60,6 +62,14 @@ fn in_use(located: &Located, writing: &Writing) -> EngineError {
         located.id(),
         writing.describe(),
         located.pool.name
+    ))
+}
+
+/// A loop device without a mount that could be frozen.
+fn unseen(located: &Located, number: u32) -> EngineError {
+    EngineError::Precondition(format!(
+        "/dev/loop{number} is on the image of volume {}, but its mount cannot be seen from here, so it cannot be frozen; give the driver kubelet's directory with Bidirectional mount propagation, or end the pods that use the volume",
+        located.id()
     ))
 }
 
@@ -120,28 +130,34 @@ impl Engine {
         located: &Located,
         share: bool,
     ) -> Result<Instantly, EngineError> {
-        let instant = share && self.copies_instantly(located)?;
-        let writing = self.observe(located)?.writing();
-        match (instant, writing) {
-            (false, _) => Ok(Instantly::Not),
-            (true, Writing::Nobody | Writing::Directory(_)) => Ok(Instantly::AsItIs),
-            (true, Writing::Filesystem(mount_point)) => {
-                Ok(Instantly::Frozen(FreezePoint { id: located.id(), mount_point }))
-            }
-            (true, Writing::Device(number)) => {
-                // What the pod has written but not synced is in the cache of the device, above the image.
-                self.host.sync_loop(number)?;
-                Ok(Instantly::AsItIs)
-            }
-            (true, Writing::Unknown(number)) => Err(EngineError::Precondition(format!(
-                "/dev/loop{number} is on the image of volume {}, but its mount cannot be seen from here, so it cannot be frozen; give the driver kubelet's directory with Bidirectional mount propagation, or end the pods that use the volume",
-                located.id()
-            ))),
+        if !(share && self.copies_instantly(located)?) {
+            return Ok(Instantly::Not);
         }
+        for _ in 0..LOOKS {
+            match self.observe(located)?.writing() {
+                Writing::Nobody | Writing::Directory(_) => return Ok(Instantly::AsItIs),
+                Writing::Filesystem(entry) => {
+                    if let Some(mount) = self.host.hold_mount(&entry)? {
+                        return Ok(Instantly::Frozen(FreezePoint { id: located.id(), mount }));
+                    }
+                    // Unmounted or mounted over since it was seen.
+                }
+                Writing::Device(number) => {
+                    // What the pod has written but not synced is in the cache of the device, above the image.
+                    self.host.sync_loop(number)?;
+                    return Ok(Instantly::AsItIs);
+                }
+                Writing::Unknown(number) => return Err(unseen(located, number)),
+            }
+        }
+        Err(EngineError::Precondition(format!(
+            "volume {} is just being mounted or unmounted; repeat",
+            located.id()
+        )))
     }
 
     /// The volume's pool can copy it at one instant, whoever writes.
-    fn copies_instantly(&self, located: &Located) -> Result<bool, EngineError> {
+    pub(super) fn copies_instantly(&self, located: &Located) -> Result<bool, EngineError> {
         let shares = located.pool.shares_blocks(&*self.host)?;
         Ok(match located.volume().resolved {
             // Elsewhere each file has an instant of its own.
@@ -151,6 +167,18 @@ impl Engine {
             }
             Resolved::Loop { .. } => shares,
         })
+    }
+
+    /// A volume that is not copied at one instant is refused while somebody writes to it, before anything is counted.
+    ///
+    /// # Errors
+    /// [`EngineError::Precondition`] when somebody does.
+    pub(super) fn refuse_restless(&self, located: &Located) -> Result<(), EngineError> {
+        if self.copies_instantly(located)? {
+            return Ok(());
+        }
+        let writing = self.observe(located)?.writing();
+        if writing.is_somebody() { Err(in_use(located, &writing)) } else { Ok(()) }
     }
 
     /// Copies a volume as it is now.
@@ -211,7 +239,7 @@ impl Engine {
 }
 
 /// How a volume can be copied at one instant.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Instantly {
     /// With its writers held up.
     Frozen(FreezePoint),
@@ -230,14 +258,26 @@ fn reporting(
 ) -> Result<(), EngineError> {
     let done = (Mutex::new(false), Condvar::new());
     let result = std::thread::scope(|scope| {
-        scope.spawn(|| report(name, dir, progress, &done));
-        let result = copy();
-        *done.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        done.1.notify_all();
-        result
+        let thread = std::thread::Builder::new().name("copy-progress".to_owned());
+        if let Err(error) = thread.spawn_scoped(scope, || report(name, dir, progress, &done)) {
+            tracing::warn!(source = name, %error, "how far the copy is will not be seen");
+        }
+        // Also when the copy panics: the scope waits for its thread.
+        let _ended = Ended(&done);
+        copy()
     });
     dir.end_progress()?;
     result
+}
+
+/// Tells the thread that reports that there is nothing more to report, when it is dropped.
+struct Ended<'a>(&'a (Mutex<bool>, Condvar));
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.0.1.notify_all();
+    }
 }
 
 fn report(name: &str, dir: &VolumeDir, progress: &Progress, done: &(Mutex<bool>, Condvar)) {

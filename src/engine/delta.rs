@@ -102,7 +102,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn extent(start: u64, length: u64, physical: u64) -> Extent {
-        Extent { start, length, physical, unwritten: false, plain: true }
+        Extent { start, length, physical, unwritten: false, shared: false, plain: true }
     }
 
     fn ranges(list: &[(u64, u64)]) -> Vec<Range> {
@@ -145,6 +145,7 @@ mod tests {
                         length,
                         physical,
                         unwritten,
+                        shared: false,
                         plain: plain > 0,
                     });
                     at += gap + length;

@@ -1,31 +1,36 @@
 //! Holds writers up for as long as it takes to share blocks: sync, durable mark, freeze, work, thaw.
 //!
 //! Invariants:
-//! - A filesystem that this driver froze is marked in `state/` before it is frozen, so that after a kill the next start
-//!   thaws exactly those, before it listens.
-//! - A second thread ends the freeze after [`LONGEST`], whatever the work does; what the work made is then no good.
+//! - What is frozen is the filesystem that was seen, held open since: a path may lead elsewhere by now.
+//! - A filesystem that this driver freezes is marked in `state/` before, and the mark stays until it is known to be
+//!   thawed. A later run thaws what is marked and belongs to no living process, before it listens.
+//! - A second thread ends every freeze [`LONGEST`] after the first one, whatever the rest does; what the work made is
+//!   then no good. So is it when somebody else ended a freeze early.
 //! - What somebody else has frozen is not thawed here.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{Engine, EngineError, chain};
 use crate::fault;
-use crate::host::{Frozen, HostError, MountEntry};
+use crate::host::{HeldMount, HostError, MountEntry};
 use crate::store::StoreError;
 use crate::volume::{Key, VolumeId};
 
 /// Writers wait at most this long.
 const LONGEST: Duration = Duration::from_secs(2);
+/// How often and how long a start waits for another process that is just freezing.
+const TRIES: u32 = 60;
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// A mounted volume whose writers are to wait.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct FreezePoint {
     pub(super) id: VolumeId,
-    /// A mount of its filesystem.
-    pub(super) mount_point: PathBuf,
+    /// Its filesystem.
+    pub(super) mount: Arc<dyn HeldMount>,
 }
 
 /// The volumes that are being frozen, each by one job.
@@ -42,80 +47,82 @@ struct FreezeTurn<'a> {
 }
 
 impl Freezes {
-    /// Waits for the turn of all of them at once. Others have theirs for a little more than [`LONGEST`].
+    fn keys(&self) -> MutexGuard<'_, HashSet<Key>> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the turn of all of them at once.
     fn take(&self, keys: Vec<Key>) -> FreezeTurn<'_> {
-        let taken = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         let busy = |taken: &mut HashSet<Key>| keys.iter().any(|key| taken.contains(key));
-        let mut taken = self.change.wait_while(taken, busy).unwrap_or_else(PoisonError::into_inner);
-        taken.extend(keys.iter().cloned());
-        drop(taken);
+        let waited = self.change.wait_while(self.keys(), busy);
+        waited.unwrap_or_else(PoisonError::into_inner).extend(keys.iter().cloned());
         FreezeTurn { freezes: self, keys }
     }
 }
 
 impl Drop for FreezeTurn<'_> {
     fn drop(&mut self) {
-        let mut taken = self.freezes.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.retain(|key| !self.keys.contains(key));
-        drop(taken);
+        self.freezes.keys().retain(|key| !self.keys.contains(key));
         self.freezes.change.notify_all();
     }
 }
 
-/// Ends freezes when time is up.
-struct Watchdog {
-    shared: Arc<Shared>,
-    thread: std::thread::JoinHandle<()>,
-}
-
-struct Shared {
-    frozen: Vec<Box<dyn Frozen>>,
-    /// `Some(true)`: time is up; `Some(false)`: the work is done.
-    ended: Mutex<Option<bool>>,
+/// What this job has frozen, shared with the thread that ends it when time is up.
+struct Frozen {
+    state: Mutex<State>,
     change: Condvar,
 }
 
-impl Shared {
-    fn thaw(&self) -> Result<(), HostError> {
-        // All of them, also when one fails.
-        let results: Vec<_> = self.frozen.iter().map(|frozen| frozen.thaw()).collect();
-        results.into_iter().try_for_each(|result| result.map(drop))
-    }
+#[derive(Default)]
+struct State {
+    mounts: Vec<Arc<dyn HeldMount>>,
+    /// No more is frozen; what is frozen is thawed.
+    ended: bool,
+    late: bool,
 }
 
-impl Watchdog {
-    fn start(frozen: Vec<Box<dyn Frozen>>) -> Result<Self, (std::io::Error, Arc<Shared>)> {
-        let shared = Arc::new(Shared { frozen, ended: Mutex::new(None), change: Condvar::new() });
-        let watched = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name("thaw".to_owned()).spawn(move || {
-            let ended = watched.ended.lock().unwrap_or_else(PoisonError::into_inner);
-            let waited = watched.change.wait_timeout_while(ended, LONGEST, |ended| ended.is_none());
-            let (mut ended, _) = waited.unwrap_or_else(PoisonError::into_inner);
-            if ended.is_none() {
-                *ended = Some(true);
-                if let Err(error) = watched.thaw() {
-                    tracing::error!(error = chain(&error), "cannot thaw a volume");
-                }
-            }
-        });
-        match thread {
-            Ok(thread) => Ok(Self { shared, thread }),
-            Err(error) => Err((error, shared)),
-        }
+impl Frozen {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the freeze; `true` when that was in time.
-    fn end(self) -> Result<bool, HostError> {
-        let mut ended = self.shared.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        let in_time = ended.is_none();
-        ended.get_or_insert(false);
-        drop(ended);
-        let thawed = self.shared.thaw();
-        self.shared.change.notify_all();
-        if self.thread.join().is_err() {
-            tracing::error!("the thread that ends a freeze panicked; this is a bug of orlop");
+    /// Freezes one more; `false` when somebody else has frozen it.
+    fn add(&self, mount: &Arc<dyn HeldMount>) -> Result<bool, HostError> {
+        if !mount.freeze()? {
+            return Ok(false);
         }
-        thawed.map(|()| in_time)
+        let mut state = self.state();
+        if state.ended {
+            // Time was up while the kernel waited for its writers.
+            mount.thaw()?;
+        } else {
+            state.mounts.push(Arc::clone(mount));
+        }
+        drop(state);
+        Ok(true)
+    }
+
+    /// Thaws all, also when one fails; `false` when one was not frozen any more.
+    fn end(&self, late: bool) -> Result<bool, HostError> {
+        let mut state = self.state();
+        if state.ended {
+            return Ok(!state.late);
+        }
+        (state.ended, state.late) = (true, late);
+        let thawed: Vec<_> = state.mounts.iter().map(|mount| mount.thaw()).collect();
+        drop(state);
+        self.change.notify_all();
+        let all: Result<Vec<bool>, HostError> = thawed.into_iter().collect();
+        Ok(all?.into_iter().all(|was_frozen| was_frozen))
+    }
+
+    /// Ends the freeze when time is up and nobody has ended it.
+    fn watch(&self) {
+        let waited = self.change.wait_timeout_while(self.state(), LONGEST, |state| !state.ended);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        if let Err(error) = self.end(true) {
+            tracing::error!(error = chain(&error), "cannot thaw a volume");
+        }
     }
 }
 
@@ -123,7 +130,7 @@ impl Engine {
     /// Does the work while nobody can write to these volumes.
     ///
     /// # Errors
-    /// What the work says, or the freeze failed or took too long.
+    /// What the work says, or the freeze failed, took too long or ended too early.
     pub(super) fn while_frozen<T>(
         &self,
         points: &[FreezePoint],
@@ -134,97 +141,152 @@ impl Engine {
         }
         for point in points {
             // Most of it before the freeze, so that writers wait for little.
-            self.host.sync_at(&point.mount_point)?;
+            point.mount.sync()?;
         }
-        let mut marked = Vec::new();
         // A second freeze of one volume would find it frozen, and take away the mark of the first.
         let _turn = self.freezes.take(points.iter().map(|point| point.id.key.clone()).collect());
-        let result = self.mark_and_freeze(points, &mut marked, work);
-        let unmarked = marked.iter().try_for_each(|id| self.state.unmark_frozen(id));
-        match result {
-            Ok(done) => unmarked.map(|()| done).map_err(EngineError::from),
-            Err(error) => Err(error.with_undo(unmarked)),
-        }
+        // Another process must not take the marks for those of a dead one.
+        let _alive = self.state.hold_marks()?;
+        let start = Instant::now();
+        let result = self.freeze(points, work);
+        let (volumes, milliseconds) = (points.len(), start.elapsed().as_secs_f64() * 1e3);
+        tracing::info!(volumes, milliseconds, "writers were held up");
+        result
     }
 
-    fn mark_and_freeze<T>(
+    fn freeze<T>(
         &self,
         points: &[FreezePoint],
-        marked: &mut Vec<VolumeId>,
         work: impl FnOnce() -> Result<T, EngineError>,
     ) -> Result<T, EngineError> {
         for point in points {
             self.state.mark_frozen(&point.id)?;
-            marked.push(point.id.clone());
         }
         injected(fault::point!("engine.freeze.marked"))?;
-        let start = Instant::now();
-        let mut frozen = Vec::new();
-        for point in points {
-            match self.host.freeze(&point.mount_point) {
-                Ok(Some(one)) => frozen.push(one),
-                // Nobody writes to what another program has frozen, and ending that is not ours.
-                Ok(None) => {}
-                Err(error) => {
-                    let thawed = frozen.iter().try_for_each(|one| one.thaw().map(drop));
-                    return Err(EngineError::from(error).with_undo(thawed));
-                }
-            }
-        }
-        let watchdog = match Watchdog::start(frozen) {
-            Ok(watchdog) => watchdog,
-            Err((error, shared)) => {
+        let frozen = Frozen { state: Mutex::default(), change: Condvar::new() };
+        let (result, ended) = std::thread::scope(|scope| {
+            let watchdog = std::thread::Builder::new().name("thaw".to_owned());
+            if let Err(error) = watchdog.spawn_scoped(scope, || frozen.watch()) {
                 let error = HostError::call("start a thread to thaw", "a volume", error);
-                return Err(EngineError::from(error).with_undo(shared.thaw()));
+                return (Err(error.into()), Ok(true));
             }
-        };
-        let result = injected(fault::point!("engine.freeze.frozen")).and_then(|()| work());
-        let in_time = watchdog.end();
-        let milliseconds = start.elapsed().as_secs_f64() * 1e3;
-        let volumes = points.len();
-        tracing::info!(volumes, milliseconds, "writers were held up");
-        match (result, in_time) {
-            (Err(error), thawed) => Err(error.with_undo(thawed.map(drop))),
+            let result = self.freeze_each(points, &frozen, work);
+            (result, frozen.end(false))
+        });
+        if ended.is_ok() {
+            // A mark stays when it is not known that its volume is thawed.
+            points.iter().try_for_each(|point| self.state.unmark_frozen(&point.id))?;
+        }
+        match (result, ended) {
+            (Err(error), ended) => Err(error.with_undo(ended.map(drop))),
             (Ok(_), Err(error)) => Err(error.into()),
             (Ok(_), Ok(false)) => Err(EngineError::Precondition(format!(
-                "the copy was not done within {} s, for which writers may be held up; repeat when the disk is less busy",
+                "writers could not be held up for as long as the copy took (at most {} s), so it shows no single instant; repeat when the disk is less busy and nobody else thaws the volume",
                 LONGEST.as_secs()
             ))),
             (Ok(done), Ok(true)) => Ok(done),
         }
     }
 
-    /// Thaws what a killed run has left frozen. What cannot be thawed stays marked.
-    pub(super) fn thaw_marked(&self) -> Result<(), EngineError> {
-        for id in self.state.frozen()? {
-            match self.thaw_volume(&id) {
-                Ok(thawed) => {
-                    tracing::warn!(volume = %id, thawed, "an earlier run was killed while it held up this volume's writers");
-                    self.state.unmark_frozen(&id)?;
-                }
-                Err(error) => {
-                    tracing::error!(volume = %id, error = chain(&error), "cannot thaw; run `fsfreeze --unfreeze` on its mount point");
-                }
+    fn freeze_each<T>(
+        &self,
+        points: &[FreezePoint],
+        frozen: &Frozen,
+        work: impl FnOnce() -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
+        let mut elsewhere = Vec::new();
+        for point in points {
+            if frozen.state().late {
+                // The rest need not wait for nothing.
+                break;
+            }
+            if !frozen.add(&point.mount)? {
+                // Nobody writes to it either. Were this run killed, the next one must not thaw it.
+                self.state.unmark_frozen(&point.id)?;
+                elsewhere.push(point);
             }
         }
-        Ok(())
+        injected(fault::point!("engine.freeze.frozen"))?;
+        let done = work()?;
+        for point in elsewhere {
+            if point.mount.freeze()? {
+                point.mount.thaw()?;
+                return Err(EngineError::Precondition(format!(
+                    "volume {} was frozen by another program, which thawed it during the copy; repeat",
+                    point.id
+                )));
+            }
+        }
+        Ok(done)
     }
 
-    /// Thaws the filesystem of a volume wherever it is mounted; its loop device says which it is, since its pool may be
-    /// away.
+    /// Thaws what a killed run has left frozen, unless that was done. What cannot be thawed stays marked.
+    pub(super) fn thaw_marked(&self, wait: bool) {
+        if !self.thaw_pending.load(Ordering::SeqCst) {
+            return;
+        }
+        match self.try_thaw_marked(if wait { TRIES } else { 1 }) {
+            Ok(true) => self.thaw_pending.store(false, Ordering::SeqCst),
+            Ok(false) => {
+                tracing::warn!(
+                    "another process holds up writers; what an earlier run left frozen is looked for later"
+                );
+            }
+            Err(error) => {
+                tracing::error!(
+                    error = chain(&error),
+                    "cannot look for what an earlier run left frozen"
+                );
+            }
+        }
+    }
+
+    fn try_thaw_marked(&self, tries: u32) -> Result<bool, EngineError> {
+        for _ in 0..tries {
+            if let Some(_nobody_freezes) = self.state.own_marks()? {
+                for id in self.state.frozen()? {
+                    self.thaw_one(&id)?;
+                }
+                return Ok(true);
+            }
+            std::thread::park_timeout(PAUSE);
+        }
+        Ok(false)
+    }
+
+    fn thaw_one(&self, id: &VolumeId) -> Result<(), EngineError> {
+        match self.thaw_volume(id) {
+            Ok(thawed) => {
+                tracing::warn!(volume = %id, thawed, "an earlier run was killed while it held up this volume's writers");
+                Ok(self.state.unmark_frozen(id)?)
+            }
+            Err(error) => {
+                tracing::error!(volume = %id, error = chain(&error), "cannot thaw; run `fsfreeze --unfreeze` on its mount point");
+                Ok(())
+            }
+        }
+    }
+
+    /// Thaws the filesystem of a volume; its loop device says which it is, since its pool may be away.
     fn thaw_volume(&self, id: &VolumeId) -> Result<bool, EngineError> {
         let label = id.to_string();
-        let loops = self.host.loops()?;
+        let mut loops = self.host.loops()?;
+        loops.retain(|status| status.label == label && status.backing_device.is_none());
         let table = self.host.mounts()?;
-        let ours = |entry: &&MountEntry| {
-            entry.mounted_loop().is_some_and(|number| {
-                loops.iter().any(|status| status.number == number && status.label == label)
-            })
-        };
-        match table.iter().find(ours) {
-            Some(entry) => Ok(self.host.thaw_at(&entry.mount_point)?),
-            None => Ok(false),
+        let mut thawed = false;
+        for status in loops {
+            let ours = |entry: &&MountEntry| entry.mounted_loop() == Some(status.number);
+            let seen = table.iter().find(ours).map(|entry| self.host.hold_mount(entry));
+            // Unmounted, it stays frozen, and whoever mounts it again could not write.
+            let mount = match seen.transpose()?.flatten() {
+                Some(mount) => Some(mount),
+                None => self.host.hold_device(status.number)?,
+            };
+            if let Some(mount) = mount {
+                thawed |= mount.thaw()?;
+            }
         }
+        Ok(thawed)
     }
 }
 

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use super::copying::Instantly;
 use super::freeze::FreezePoint;
 use super::open_pool::OpenPool;
-use super::snapshot::{generation, may_be_copied, no_room, now};
+use super::snapshot::{generation, may_be_copied, now};
 use super::traffic::QuietCopy;
 use super::{Engine, EngineError, FoundSnapshot, Located, reaper};
 use crate::backend::{BackendError, Progress};
-use crate::store::{Group, Incoming, Kind, Name, Snapshot, SnapshotEntry, VolumeDir};
-use crate::volume::{Allocation, ByteSize, GroupId, Key, SnapshotId, VolumeId};
+use crate::store::{Group, GroupEntry, Incoming, Kind, Name, Snapshot, SnapshotEntry, VolumeDir};
+use crate::volume::{ByteSize, GroupId, Key, SnapshotId, VolumeId};
 
 /// What a new group is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,8 +56,12 @@ impl Engine {
     /// # Errors
     /// See [`EngineError`]; no snapshot exists then that did not before.
     pub fn create_group(&self, spec: &GroupSpec) -> Result<FoundGroup, EngineError> {
+        for source in &spec.sources {
+            // Opened if need be: a group is always in the pool of its sources.
+            self.pools.by_tag(&source.pool)?;
+        }
         for pool in self.pools.open_ones() {
-            if let Some(group) = pool.store.group(&spec.key) {
+            if let Some(group) = whole(pool.store.group(&spec.key), &spec.key)? {
                 return same_group(spec, &pool, &group);
             }
         }
@@ -74,11 +78,7 @@ impl Engine {
         located.iter().try_for_each(may_be_copied)?;
         let points = self.points(&located)?;
         let pool = &first.pool;
-        let charges = located.iter().map(|located| self.measure(located));
-        let charge = charges.collect::<Result<Vec<_>, _>>()?;
-        let charge = charge.into_iter().fold(ByteSize::ZERO, ByteSize::saturating_add);
-        let hold = pool.reserve(charge, Allocation::Thin, &*self.host)?;
-        let _hold = hold.map_err(|room| no_room(charge, pool, room))?;
+        let _hold = self.reserve_copy(&located)?;
         let full = |error: EngineError| {
             error.when_full(|cause| {
                 EngineError::NoSpace(format!(
@@ -141,9 +141,18 @@ impl Engine {
         let frozen = |located: &Located| points.iter().any(|point| point.id == located.id());
         let others = located.iter().filter(|one| located.len() > 1 && !frozen(one));
         let quiet = others.map(|one| self.keep_quiet(one)).collect::<Result<Vec<_>, _>>()?;
+        let (held, still): (Vec<_>, Vec<_>) =
+            members.iter().partition(|member| frozen(member.located));
+        // What nobody writes to shows the same instant whenever it is copied, and may take its time.
+        for member in still {
+            self.copy_volume(member.located, self.snapshot_target(member.located, &member.dir)?)?;
+        }
+        let targets = held.iter().map(|member| self.snapshot_target(member.located, &member.dir));
+        let targets = targets.collect::<Result<Vec<_>, _>>()?;
         let created = now();
         self.while_frozen(points, || {
-            members.iter().try_for_each(|member| self.copy_member(member, points))
+            let mut pairs = held.iter().zip(&targets);
+            pairs.try_for_each(|(member, target)| self.copy_now(member.located, *target))
         })?;
         if quiet.iter().any(|quiet| quiet.progress.is_interrupted()) {
             return Err(BackendError::Interrupted.into());
@@ -176,24 +185,13 @@ impl Engine {
         Ok(known)
     }
 
-    /// Copies one member: what is frozen, or what nobody writes to.
-    fn copy_member(&self, member: &Member<'_>, points: &[FreezePoint]) -> Result<(), EngineError> {
-        let target = self.snapshot_target(member.located, &member.dir)?;
-        let id = member.located.id();
-        if points.iter().any(|point| point.id == id) {
-            return self.copy_now(member.located, target);
-        }
-        // Instant or quiet; what is in use and neither was refused before.
-        self.copy_volume(member.located, target)
-    }
-
     /// The group of an id.
     ///
     /// # Errors
     /// It does not exist, or its pool is away.
     pub fn get_group(&self, id: &GroupId) -> Result<FoundGroup, EngineError> {
         let pool = self.pools.by_tag(&id.pool)?;
-        match pool.store.group(&id.key) {
+        match whole(pool.store.group(&id.key), id)? {
             Some(group) if group.itself.generation == id.generation => found(&pool, &group),
             Some(_) | None => {
                 Err(EngineError::NotFound(format!("group snapshot {id} does not exist")))
@@ -207,6 +205,8 @@ impl Engine {
         let pools = self.pools.open_ones();
         let pool = pools.iter().find(|pool| pool.tag() == id.pool);
         let group = pool.and_then(|pool| pool.store.group(&id.key));
+        // What the members of a damaged one are is not known; it is not deleted either.
+        let group = group.and_then(|entry| whole(Some(entry), id).ok().flatten());
         let members = group.iter().flat_map(|group| &group.members);
         members.map(|member| member.snapshot_id(id.pool.clone())).collect()
     }
@@ -241,7 +241,7 @@ impl Engine {
         named: &BTreeSet<SnapshotId>,
     ) -> Result<(), EngineError> {
         let pool = self.pools.by_tag(&id.pool)?;
-        let Some(group) = pool.store.group(&id.key) else { return Ok(()) };
+        let Some(group) = whole(pool.store.group(&id.key), id)? else { return Ok(()) };
         if group.itself.generation != id.generation {
             return Ok(());
         }
@@ -249,6 +249,18 @@ impl Engine {
         pool.store.bury_group(&group)?;
         reaper::wake(&pool, &self.host);
         Ok(())
+    }
+}
+
+/// A group whose record can be read.
+///
+/// # Errors
+/// [`EngineError::Damaged`]: nothing is done to it or its members.
+fn whole(entry: Option<GroupEntry>, id: &impl ToString) -> Result<Option<Arc<Group>>, EngineError> {
+    match entry {
+        None => Ok(None),
+        Some(GroupEntry::Whole(group)) => Ok(Some(group)),
+        Some(GroupEntry::Damaged { reason }) => Err(super::snapshot::damaged(id, reason)),
     }
 }
 

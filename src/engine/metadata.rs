@@ -123,16 +123,21 @@ impl Engine {
             for range in self.window(metadata, from, to)? {
                 delta::push(&mut ready, range.start, range.end);
             }
-            while ready.len() > metadata.most {
-                let rest = ready.split_off(metadata.most);
-                if !emit(std::mem::replace(&mut ready, rest)) {
+            // The last one stays, and what does not fill a message with it.
+            let whole = ready.len().saturating_sub(1) / metadata.most * metadata.most;
+            let rest = ready.split_off(whole);
+            for ranges in ready.chunks(metadata.most) {
+                if !emit(ranges.to_vec()) {
                     return Ok(());
                 }
             }
+            ready = rest;
             from = to;
         }
-        if !ready.is_empty() {
-            emit(ready);
+        for ranges in ready.chunks(metadata.most) {
+            if !emit(ranges.to_vec()) {
+                break;
+            }
         }
         Ok(())
     }
@@ -165,7 +170,14 @@ impl Engine {
         let extents = self.host.extents(file.as_fd(), from, to)?;
         Ok(extents.unwrap_or_else(|| {
             let length = to - from;
-            vec![Extent { start: from, length, physical: 0, unwritten: false, plain: false }]
+            vec![Extent {
+                start: from,
+                length,
+                physical: 0,
+                unwritten: false,
+                shared: false,
+                plain: false,
+            }]
         }))
     }
 }

@@ -49,7 +49,7 @@ pub(super) enum Writing {
     /// Its directory is mounted there.
     Directory(PathBuf),
     /// Its filesystem is mounted there, and perhaps elsewhere.
-    Filesystem(PathBuf),
+    Filesystem(Box<MountEntry>),
     /// It is a raw block device with this loop device.
     Device(u32),
     /// This loop device is on its image, and no mount shows why.
@@ -66,9 +66,8 @@ impl Writing {
     pub(super) fn describe(&self) -> String {
         match self {
             Self::Nobody => "not in use".to_owned(),
-            Self::Directory(path) | Self::Filesystem(path) => {
-                format!("mounted at {}", path.display())
-            }
+            Self::Directory(path) => format!("mounted at {}", path.display()),
+            Self::Filesystem(entry) => format!("mounted at {}", entry.mount_point.display()),
             Self::Device(number) | Self::Unknown(number) => {
                 format!("attached to /dev/loop{number}")
             }
@@ -234,7 +233,7 @@ impl Observed {
             (Some(status), false, _) => Writing::Device(status.number),
             // The journal was replayed when it was mounted; nothing is written any more.
             (Some(_), true, Some(entry)) if entry.filesystem_read_only => Writing::Nobody,
-            (Some(_), true, Some(entry)) => Writing::Filesystem(entry.mount_point.clone()),
+            (Some(_), true, Some(entry)) => Writing::Filesystem(Box::new(entry.clone())),
             (Some(status), true, None) => Writing::Unknown(status.number),
         }
     }

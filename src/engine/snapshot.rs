@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::capacity::Reservation;
 use super::copying::CopyTarget;
 use super::open_pool::OpenPool;
 use super::pools::random;
@@ -101,6 +102,8 @@ impl Engine {
     /// # Errors
     /// See [`EngineError`]; no snapshot exists then that did not before.
     pub fn create_snapshot(&self, spec: &SnapshotSpec) -> Result<FoundSnapshot, EngineError> {
+        // Opened if need be: a snapshot is always in the pool of its source.
+        self.pools.by_tag(&spec.source.pool)?;
         if let Some(found) = self.snapshot_by_key(&spec.key)? {
             if found.snapshot.source != Name::from(&spec.source) {
                 return Err(EngineError::Conflict(format!(
@@ -114,10 +117,8 @@ impl Engine {
         let located = self.locate(&spec.source)?;
         self.check_requisite(&spec.requisite)?;
         may_be_copied(&located)?;
-        let charge = self.measure(&located)?;
         let pool = &located.pool;
-        let hold = pool.reserve(charge, Allocation::Thin, &*self.host)?;
-        let _hold = hold.map_err(|room| no_room(charge, pool, room))?;
+        let _hold = self.reserve_copy(std::slice::from_ref(&located))?;
         let full = |error: EngineError| {
             error.when_full(|cause| {
                 EngineError::NoSpace(format!(
@@ -187,10 +188,48 @@ impl Engine {
         mut snapshot: Snapshot,
     ) -> Result<Snapshot, EngineError> {
         if matches!(located.volume().resolved, Resolved::Loop { .. }) {
-            backend::seal_image(dir)?;
+            // Longer than the record says when an expansion was cut off, or came in between.
+            snapshot.size = backend::seal_image(dir)?;
         }
         snapshot.charge = self.measure_in(dir, snapshot.resolved)?;
+        if self.is_measured_later(located)? {
+            let room = located.pool.room(Allocation::Thin, &*self.host)?;
+            if snapshot.charge > room {
+                return Err(no_room(snapshot.charge, &located.pool, room));
+            }
+        }
         Ok(snapshot)
+    }
+
+    /// Only the finished snapshot tells what a volume takes: its own directory is being written to, and the snapshot of a
+    /// subvolume costs nothing to take back.
+    fn is_measured_later(&self, located: &Located) -> Result<bool, EngineError> {
+        Ok(located.volume().resolved == Resolved::Hostpath && self.copies_instantly(located)?)
+    }
+
+    /// Promises what copies of these volumes will take, all in one pool.
+    ///
+    /// # Errors
+    /// There is no room, or a volume is in use that has to be counted file by file.
+    pub(super) fn reserve_copy<'a>(
+        &self,
+        located: &'a [Located],
+    ) -> Result<Vec<Reservation<'a>>, EngineError> {
+        let mut reserved = Vec::new();
+        for located in located {
+            if self.is_measured_later(located)? {
+                continue;
+            }
+            self.refuse_restless(located)?;
+            let charge = self.measure(located)?;
+            let allocation = match located.volume().resolved {
+                Resolved::Loop { allocation, .. } => allocation,
+                Resolved::Hostpath => Allocation::Thin,
+            };
+            let hold = located.pool.reserve(charge, allocation, &*self.host)?;
+            reserved.push(hold.map_err(|room| no_room(charge, &located.pool, room))?);
+        }
+        Ok(reserved)
     }
 
     /// A request's topology includes this node.
@@ -277,15 +316,19 @@ impl Engine {
 
     /// At most `count` snapshots behind `after`, in the order of pool tags and keys, and whether there are more; only
     /// those of a volume when one is named. Damaged ones have no id that could be told.
-    #[must_use]
+    ///
+    /// # Errors
+    /// The pool of that volume is away: nobody can say what it has.
     pub fn list_snapshots(
         &self,
         after: Option<&SnapshotId>,
         source: Option<&VolumeId>,
         count: usize,
-    ) -> (Vec<FoundSnapshot>, bool) {
-        let mut pools = self.pools.here();
-        pools.retain(|pool| source.is_none_or(|source| source.pool == pool.tag()));
+    ) -> Result<(Vec<FoundSnapshot>, bool), EngineError> {
+        let mut pools = match source {
+            None => self.pools.here(),
+            Some(source) => vec![self.pools.by_tag(&source.pool)?],
+        };
         pools.sort_by_key(|pool| pool.tag());
         let source = source.map(Name::from);
         let mut listed = Vec::new();
@@ -311,7 +354,7 @@ impl Engine {
         }
         let more = listed.len() > count;
         listed.truncate(count);
-        (listed, more)
+        Ok((listed, more))
     }
 }
 

@@ -160,9 +160,15 @@ impl Engine {
         if let Resolved::Loop { filesystem, sector, .. } = plan.resolved {
             if let Some(filesystem) = filesystem {
                 let image = dir.image_to_write()?;
-                self.host.renew(image.as_fd(), filesystem, sector)?;
+                // What lies on a raw device was made by a pod.
+                let made_elsewhere = origin.resolved.is_block();
+                self.host.renew(image.as_fd(), filesystem, sector, made_elsewhere)?;
             }
-            backend::seal_image(dir)?;
+            if backend::seal_image(dir)? > plan.size {
+                return Err(EngineError::Precondition(
+                    "the source was grown while it was copied; repeat".to_owned(),
+                ));
+            }
         }
         Ok(())
     }

@@ -1,9 +1,10 @@
 //! What the machine can do to copy a volume's data: share blocks, snapshot subvolumes, freeze, tell extents.
 
+use std::fmt::Debug;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
+use std::sync::Arc;
 
-use super::HostError;
+use super::{HostError, MountEntry};
 use crate::volume::{ByteSize, Filesystem};
 
 /// A range of a file as its filesystem stores it (FS_IOC_FIEMAP). What lies between extents is a hole.
@@ -17,6 +18,8 @@ pub struct Extent {
     pub physical: u64,
     /// It is allocated, but reads as zeroes.
     pub unwritten: bool,
+    /// Another file has it as well.
+    pub shared: bool,
     /// Its bytes lie at `physical` as they are: not compressed, encrypted, inline, delayed or of unknown place.
     pub plain: bool,
 }
@@ -59,33 +62,45 @@ pub trait Copying {
     /// Subvolumes lie in this btrfs subvolume; in a snapshot of it they would be empty directories.
     fn has_inner_subvolumes(&self, subvolume: BorrowedFd<'_>) -> Result<bool, HostError>;
 
-    /// Writes all that is dirty in the filesystem mounted at a path (syncfs).
-    fn sync_at(&self, mount_point: &Path) -> Result<(), HostError>;
-
     /// Writes all that is dirty in the cache of a loop device.
     fn sync_loop(&self, number: u32) -> Result<(), HostError>;
 
-    /// Freezes the filesystem mounted at a path (FIFREEZE): whoever writes waits. `None` when somebody else has frozen it.
-    fn freeze(&self, mount_point: &Path) -> Result<Option<Box<dyn Frozen>>, HostError>;
+    /// Holds the filesystem of a mount that was seen, without keeping that mount from being unmounted; `None` when its path
+    /// leads to another mount by now.
+    fn hold_mount(&self, seen: &MountEntry) -> Result<Option<Arc<dyn HeldMount>>, HostError>;
 
-    /// Ends the freeze of the filesystem mounted at a path; `false` when it was not frozen.
-    fn thaw_at(&self, mount_point: &Path) -> Result<bool, HostError>;
+    /// Holds the filesystem on a loop device, mounted or not; `None` when there is none.
+    fn hold_device(&self, loop_number: u32) -> Result<Option<Arc<dyn HeldMount>>, HostError>;
 
     /// Makes the filesystem in a copied image one of its own: replays its log, gives it a new UUID, and grows it to the
-    /// length of its image.
+    /// length of its image. One that was `made_elsewhere` (by a pod, on a raw device) is checked as well.
     fn renew(
         &self,
         image: BorrowedFd<'_>,
         filesystem: Filesystem,
         sector: u32,
+        made_elsewhere: bool,
+    ) -> Result<(), HostError>;
+
+    /// Makes an empty file copy-on-write or not, as another one is: the kernel shares no blocks between the two kinds.
+    fn match_copy_on_write(
+        &self,
+        source: BorrowedFd<'_>,
+        target: BorrowedFd<'_>,
     ) -> Result<(), HostError>;
 
     /// Space that a file takes of its filesystem.
     fn allocated(&self, file: BorrowedFd<'_>) -> Result<ByteSize, HostError>;
 }
 
-/// A freeze that this process has made. Dropping it does not end it.
-pub trait Frozen: Send + Sync {
-    /// Ends it; `false` when it had ended already.
+/// A filesystem that stays for as long as this value lives, also when it is unmounted everywhere.
+pub trait HeldMount: Debug + Send + Sync {
+    /// Writes all that is dirty (syncfs).
+    fn sync(&self) -> Result<(), HostError>;
+
+    /// Freezes it (FIFREEZE): whoever writes waits. `false` when it is frozen already.
+    fn freeze(&self) -> Result<bool, HostError>;
+
+    /// Ends a freeze (FITHAW), whoever made it; `false` when it was not frozen.
     fn thaw(&self) -> Result<bool, HostError>;
 }

@@ -48,6 +48,8 @@ impl DeviceNumber {
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountEntry {
+    /// The mount's id: another mount at the same path has another one.
+    pub id: u64,
     /// The filesystem's device number.
     pub device: DeviceNumber,
     /// Which directory (or file) of the filesystem is mounted.
@@ -172,7 +174,7 @@ impl MountTable {
 
 fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let mut fields = line.split(|b| *b == b' ');
-    let _mount_id = fields.next()?;
+    let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
     let _parent_id = fields.next()?;
     let device = parse_device(fields.next()?)?;
     let root = unescape(fields.next()?);
@@ -191,6 +193,7 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let super_options = fields.next().unwrap_or_default();
     let is_on = |name: &[u8]| super_options.split(|b| *b == b',').any(|option| option == name);
     Some(MountEntry {
+        id,
         device,
         root: root.into(),
         mount_point: mount_point.into(),

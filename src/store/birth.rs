@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::index::SnapshotEntry;
+use super::index::{GroupEntry, SnapshotEntry};
 use super::pool::{Pool, take_back, whole};
 use super::record::Record;
 use super::remove::{self, Disposal};
@@ -101,7 +101,7 @@ impl Incoming<'_> {
             let key = member.itself.key.clone();
             index.insert_snapshot(key, SnapshotEntry::Whole(Arc::new(member)));
         }
-        index.insert_group(Arc::new(group));
+        index.insert_group(self.key.clone(), GroupEntry::Whole(Arc::new(group)));
         drop(index);
         self.flush_incoming()
     }

@@ -72,6 +72,18 @@ impl SnapshotEntry {
     }
 }
 
+/// A group in the index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GroupEntry {
+    /// Its record was read.
+    Whole(Arc<Group>),
+    /// Its record cannot be read.
+    Damaged {
+        /// Why.
+        reason: String,
+    },
+}
+
 /// What the pool has promised, by reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Charges {
@@ -100,7 +112,7 @@ pub(super) struct Index {
     snapshots: BTreeMap<Key, SnapshotEntry>,
     /// The snapshots of each volume that has any.
     by_source: BTreeMap<Name, BTreeSet<Key>>,
-    groups: BTreeMap<Key, Arc<Group>>,
+    groups: BTreeMap<Key, GroupEntry>,
     /// By path relative to the pool, e.g. `trash/<key>.<gen>`.
     graves: BTreeMap<String, ByteSize>,
     charges: Charges,
@@ -201,14 +213,14 @@ impl Index {
         keys.flat_map(move |keys| keys.range::<Key, _>((start, Bound::Unbounded)))
     }
 
-    pub(super) fn insert_group(&mut self, group: Arc<Group>) {
-        self.groups.insert(group.itself.key.clone(), group);
+    pub(super) fn insert_group(&mut self, key: Key, group: GroupEntry) {
+        self.groups.insert(key, group);
     }
 
     /// Takes a group out, with its members; what they were charged.
     pub(super) fn remove_group(&mut self, key: &Key) -> ByteSize {
         let before = self.charges.snapshots;
-        if let Some(group) = self.groups.remove(key) {
+        if let Some(GroupEntry::Whole(group)) = self.groups.remove(key) {
             for member in &group.members {
                 self.remove_snapshot(&member.key);
             }
@@ -216,7 +228,7 @@ impl Index {
         before.saturating_sub(self.charges.snapshots)
     }
 
-    pub(super) fn group(&self, key: &Key) -> Option<&Arc<Group>> {
+    pub(super) fn group(&self, key: &Key) -> Option<&GroupEntry> {
         self.groups.get(key)
     }
 

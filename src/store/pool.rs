@@ -3,17 +3,17 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::{fstat, stat};
 
 use super::directories::Directories;
-use super::index::{Charges, Entry, Index, SnapshotEntry};
+use super::index::{Charges, Entry, GroupEntry, Index, SnapshotEntry};
 use super::marker::{self, Marker, PoolLook};
 use super::record::{RECORD, Record};
 use super::remove::{self, Disposal};
-use super::snapshot::{Group, Snapshot};
+use super::snapshot::Snapshot;
 use super::volume_dir::VolumeDir;
 use super::{Kind, Name, StoreError, dir, scan};
 use crate::host::Host;
@@ -230,10 +230,10 @@ impl Pool {
         self.index().snapshots_of(source, None).next().is_some()
     }
 
-    /// The group of that key. One that is damaged is not known; its members are damaged then.
+    /// The group of that key.
     #[must_use]
-    pub fn group(&self, key: &Key) -> Option<Arc<Group>> {
-        self.index().group(key).map(Arc::clone)
+    pub fn group(&self, key: &Key) -> Option<GroupEntry> {
+        self.index().group(key).cloned()
     }
 
     /// Opens a snapshot's directory.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::death::{Grave, grave_charge};
 use super::directories::Directories;
-use super::index::{Entry, Index, SnapshotEntry};
+use super::index::{Entry, GroupEntry, Index, SnapshotEntry};
 use super::pool::{read_record, whole};
 use super::snapshot::{Group, Snapshot};
 use super::{IMAGE, Kind, StoreError, dir};
@@ -28,6 +28,7 @@ pub(super) fn read(directories: &Directories, pool: &Path) -> Result<Index, Stor
     for key in keys(groups, Kind::Group, pool)? {
         if let Err(error) = group(groups, &key, &mut index) {
             tracing::error!(pool = %pool.display(), group = %key, %error, "a group of snapshots cannot be read");
+            index.insert_group(key, GroupEntry::Damaged { reason: error.to_string() });
         }
     }
     for grave in Grave::ALL {
@@ -106,6 +107,7 @@ fn group(parent: BorrowedFd<'_>, key: &Key, index: &mut Index) -> Result<(), Sto
         }
     }
     let content = record(fd.as_fd(), Kind::Group, key)?;
-    index.insert_group(Arc::new(Group::parse(key, &content)?));
+    let group = Arc::new(Group::parse(key, &content)?);
+    index.insert_group(key.clone(), GroupEntry::Whole(group));
     Ok(())
 }

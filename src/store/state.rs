@@ -27,6 +27,12 @@ pub struct PoolLock {
     _file: Flock<OwnedFd>,
 }
 
+/// A lock on the marks of frozen volumes; given up when dropped.
+#[derive(Debug)]
+pub struct MarksLock {
+    _directory: Flock<OwnedFd>,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 struct KnownPool {
     format: u32,
@@ -149,6 +155,32 @@ impl StateDir {
         // Not flushed: a mark that comes back after a power cut is about a filesystem that is not mounted any more.
         let frozen = dir::open_dir(self.fd.as_fd(), FROZEN)?;
         dir::unlink(frozen.as_fd(), id.to_string().as_ref())
+    }
+
+    /// Says that a living process has marks, until the answer is dropped.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn hold_marks(&self) -> Result<MarksLock, StoreError> {
+        let lock = self.lock_marks(FlockArg::LockShared)?;
+        lock.ok_or_else(|| StoreError::Locked { path: self.path.join(FROZEN) })
+    }
+
+    /// Makes sure that no living process has marks, until the answer is dropped; `None` when one has.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn own_marks(&self) -> Result<Option<MarksLock>, StoreError> {
+        self.lock_marks(FlockArg::LockExclusiveNonblock)
+    }
+
+    fn lock_marks(&self, how: FlockArg) -> Result<Option<MarksLock>, StoreError> {
+        let frozen = dir::open_dir(self.fd.as_fd(), FROZEN)?;
+        match Flock::lock(frozen, how) {
+            Ok(lock) => Ok(Some(MarksLock { _directory: lock })),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, e)) => Err(StoreError::io("lock", self.path.join(FROZEN), e)),
+        }
     }
 
     /// The volumes that are marked.

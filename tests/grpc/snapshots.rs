@@ -5,7 +5,8 @@ use std::sync::Arc;
 use orlop::csi::proto::group_controller_client::GroupControllerClient;
 use orlop::csi::proto::volume_content_source::{SnapshotSource, Type, VolumeSource};
 use orlop::csi::proto::*;
-use orlop::host::{Copying as _, PoolFilesystem, Space};
+use orlop::host::fake::FakeHost;
+use orlop::host::{PoolFilesystem, Space};
 use orlop::volume::ByteSize;
 use tonic::{Code, Status};
 
@@ -228,7 +229,7 @@ async fn what_does_not_fit_is_refused_before_anything_is_held_up() {
     assert_eq!(refused("no room", second), Code::ResourceExhausted);
     let cloned = driver.create(clone(LOOP.create("second"), &volume)).await;
     assert_eq!(refused("no room", cloned), Code::ResourceExhausted);
-    assert!(!driver.machine.host.take_calls().contains(&"sync_at"), "nobody waits for nothing");
+    assert!(!driver.machine.host.take_calls().contains(&"sync"), "nobody waits for nothing");
     assert_eq!(driver.machine.names("default", "incoming"), Vec::<String>::new());
     driver.unstage(&volume, &staging).await.unwrap();
     driver.stop().await;
@@ -295,25 +296,72 @@ async fn a_copy_that_is_not_instant_is_only_made_while_nobody_writes() {
     Arc::into_inner(driver).unwrap().stop().await;
 }
 
+/// Snapshots a staged volume on the loop device 0, and lets something happen while it is frozen.
+async fn snapshot_while(
+    driver: &Arc<Driver>,
+    volume: &str,
+    happens: fn(&FakeHost),
+) -> Result<Snapshot, Status> {
+    let slow = Arc::new(driver.machine.host.block_next("share_file"));
+    let copy = {
+        let (driver, volume) = (Arc::clone(driver), volume.to_owned());
+        tokio::spawn(async move { driver.snapshot("snap", &volume).await })
+    };
+    let reached = Arc::clone(&slow);
+    tokio::task::spawn_blocking(move || reached.wait()).await.unwrap();
+    let host = driver.machine.host.clone();
+    tokio::task::spawn_blocking(move || happens(&host)).await.unwrap();
+    Arc::into_inner(slow).unwrap().release();
+    copy.await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_freeze_of_somebody_else_is_not_ended() {
-    let driver = on_btrfs().await;
+    let driver = Arc::new(on_btrfs().await);
     let volume = driver.make(LOOP, "pvc").await;
     let staging = driver.machine.path("staging");
     driver.stage(&volume, &staging, LOOP.shared()).await.unwrap();
     driver.snapshot("own", &volume).await.unwrap();
-    assert_eq!(driver.machine.host.frozen(), Vec::<std::path::PathBuf>::new());
-    driver.machine.host.freeze_elsewhere(&staging);
+    let host = driver.machine.host.clone();
+    assert_eq!(host.frozen(), Vec::<u32>::new());
+    host.freeze_elsewhere(0);
     driver.snapshot("beside", &volume).await.unwrap();
-    assert_eq!(driver.machine.host.frozen(), std::slice::from_ref(&staging));
+    assert_eq!(host.frozen(), [0]);
+    // Whoever ends a freeze in the middle makes the copy one of no single instant.
+    let torn = snapshot_while(&driver, &volume, |host| host.thaw_elsewhere(0)).await;
+    assert_eq!(refused("thawed by its owner", torn), Code::FailedPrecondition);
+    assert_eq!(host.frozen(), Vec::<u32>::new());
+    let torn = snapshot_while(&driver, &volume, |host| host.thaw_elsewhere(0)).await;
+    assert_eq!(refused("thawed by another program", torn), Code::FailedPrecondition);
     // What fails under a freeze ends it all the same.
-    assert!(driver.machine.host.thaw_at(&staging).unwrap());
-    driver.machine.host.fail_next("share_file", nix::errno::Errno::EIO);
+    host.fail_next("share_file", nix::errno::Errno::EIO);
     assert_eq!(refused("a bad disk", driver.snapshot("bad", &volume).await), Code::Internal);
-    assert_eq!(driver.machine.host.frozen(), Vec::<std::path::PathBuf>::new());
-    driver.machine.host.fail_next("freeze", nix::errno::Errno::EIO);
+    assert_eq!(host.frozen(), Vec::<u32>::new());
+    host.fail_next("freeze", nix::errno::Errno::EIO);
     assert_eq!(refused("no freeze", driver.snapshot("bad", &volume).await), Code::Internal);
     assert_eq!(driver.machine.names("default", "incoming"), Vec::<String>::new());
+    let marks = std::fs::read_dir(driver.machine.path("root/state/frozen")).unwrap().count();
+    assert_eq!(marks, 0);
+    // What cannot be thawed stays marked, and the next start thaws it, mounted or not.
+    host.fail_next("thaw", nix::errno::Errno::EIO);
+    assert_eq!(refused("no thaw", driver.snapshot("bad", &volume).await), Code::Internal);
+    assert_eq!(host.frozen(), [0]);
+    driver.unstage(&volume, &staging).await.unwrap();
+    Arc::into_inner(driver).unwrap().stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_marked_is_thawed_by_the_next_start() {
+    let driver = on_btrfs().await;
+    let volume = driver.make(LOOP, "pvc").await;
+    let staging = driver.machine.path("staging");
+    driver.stage(&volume, &staging, LOOP.shared()).await.unwrap();
+    driver.machine.host.fail_next("thaw", nix::errno::Errno::EIO);
+    assert_eq!(refused("no thaw", driver.snapshot("bad", &volume).await), Code::Internal);
+    let driver = driver.restart().await;
+    assert_eq!(driver.machine.host.frozen(), Vec::<u32>::new());
+    let marks = std::fs::read_dir(driver.machine.path("root/state/frozen")).unwrap().count();
+    assert_eq!(marks, 0);
     driver.unstage(&volume, &staging).await.unwrap();
     driver.stop().await;
 }
@@ -324,23 +372,12 @@ async fn a_freeze_that_takes_too_long_ends_and_its_copy_is_no_good() {
     let volume = driver.make(LOOP, "pvc").await;
     let staging = driver.machine.path("staging");
     driver.stage(&volume, &staging, LOOP.shared()).await.unwrap();
-    let slow = Arc::new(driver.machine.host.block_next("share_file"));
-    let copy = {
-        let (driver, volume) = (Arc::clone(&driver), volume.clone());
-        tokio::spawn(async move { driver.snapshot("snap", &volume).await })
-    };
-    let reached = Arc::clone(&slow);
-    tokio::task::spawn_blocking(move || reached.wait()).await.unwrap();
-    let host = driver.machine.host.clone();
-    tokio::task::spawn_blocking(move || {
+    let late = snapshot_while(&driver, &volume, |host| {
         while !host.frozen().is_empty() {
             std::thread::yield_now();
         }
-    })
-    .await
-    .unwrap();
-    Arc::into_inner(slow).unwrap().release();
-    assert_eq!(refused("too late", copy.await.unwrap()), Code::FailedPrecondition);
+    });
+    assert_eq!(refused("too late", late.await), Code::FailedPrecondition);
     assert_eq!(driver.machine.names("default", "snapshots"), Vec::<String>::new());
     driver.unstage(&volume, &staging).await.unwrap();
     Arc::into_inner(driver).unwrap().stop().await;

@@ -1,17 +1,23 @@
 //! Snapshots, restores, clones and groups, with real contents on real filesystems.
 
-#![expect(clippy::print_stdout, reason = "says which case is at work")]
+#![expect(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "says which case is at work, and damages records on purpose"
+)]
 
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use orlop::csi::proto::Snapshot;
 use tonic::Code;
 
+use crate::client::Client;
 use crate::client_snapshots::{from_snapshot, from_volume};
 use crate::driver::Driver;
 use crate::life::{Kind, Life, MIB, device_size, read, write};
 use crate::pools::{PoolOn, end};
-use crate::privileged::{Sandbox, privileged, run};
+use crate::privileged::{Sandbox, poll, privileged, run};
 
 /// The kinds that are copied; btrfs is large.
 const KINDS: [Kind; 5] = [Kind::Hostpath, Kind::Ext4, Kind::Xfs, Kind::Btrfs, Kind::Block];
@@ -263,6 +269,125 @@ fn what_is_modified_is_modified_and_nothing_else() {
         life.gone(&mut driver);
         let kept = std::fs::read_dir(sandbox.path("pool/archive")).unwrap().count();
         assert_eq!(kept, 1);
+        end(sandbox, driver);
+    });
+}
+
+/// Dies while the volume is frozen; then it is unmounted by hand, which the kernel allows.
+#[test]
+fn a_frozen_volume_that_was_unmounted_is_thawed_as_well() {
+    privileged(|sandbox| {
+        PoolOn::Btrfs.mount(sandbox, 1500);
+        let mut driver = Driver::start(sandbox);
+        for kind in [Kind::Ext4, Kind::Xfs] {
+            let mut life = Life::new(sandbox, kind, &format!("{kind:?}"));
+            life.born(&mut driver);
+            life.up(&mut driver);
+            write(kind, &life.target, "before");
+            driver.kill();
+            driver.start_again(Some("engine.freeze.frozen:abort"));
+            driver.client.snapshot("s", &life.id).unwrap_err();
+            poll("it has died", || driver.is_dead());
+            for path in [&life.target, &life.staging] {
+                run("umount", &[path]);
+            }
+            driver.start_again(None);
+            // Would hang for ever if it were still frozen.
+            life.up(&mut driver);
+            write(kind, &life.target, "after");
+            life.down(&mut driver);
+            life.gone(&mut driver);
+        }
+        end(sandbox, driver);
+    });
+}
+
+/// An unstage does not wait for a copy, and what is frozen is never what lies below.
+#[test]
+fn a_volume_that_is_unstaged_during_its_snapshot_freezes_nothing_else() {
+    privileged(|sandbox| {
+        PoolOn::Btrfs.mount(sandbox, 1500);
+        let mut driver = Driver::start(sandbox);
+        let mut life = Life::new(sandbox, Kind::Ext4, "v");
+        life.create.bytes = 256 * MIB;
+        life.born(&mut driver);
+        for round in 0..10 {
+            life.up(&mut driver);
+            write(life.kind, &life.target, &format!("round {round}"));
+            let big = std::fs::File::create(life.target.join("big")).unwrap();
+            big.write_all_at(&vec![7; 64 << 20], 0).unwrap();
+            drop(big);
+            std::thread::scope(|scope| {
+                let client = Client::new(sandbox.path("csi.sock"));
+                let (id, name) = (life.id.clone(), format!("s{round}"));
+                let taken = scope.spawn(move || client.snapshot(&name, &id));
+                driver.client.unpublish(&life.id, &life.target).unwrap();
+                driver.client.unstage(&life.id, &life.staging).unwrap();
+                match taken.join().unwrap() {
+                    Ok(snapshot) => driver.client.delete_snapshot(&snapshot.snapshot_id).unwrap(),
+                    Err(status) => {
+                        assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
+                    }
+                }
+            });
+            // The filesystem below the staging path takes writes.
+            std::fs::write(sandbox.path("kubelet/probe"), "x").unwrap();
+        }
+        life.gone(&mut driver);
+        std::fs::remove_file(sandbox.path("kubelet/probe")).unwrap();
+        end(sandbox, driver);
+    });
+}
+
+#[test]
+fn a_panicking_filesystem_of_a_pod_is_tamed_in_its_copy() {
+    privileged(|sandbox| {
+        PoolOn::Xfs.mount(sandbox, 1000);
+        let mut driver = Driver::start(sandbox);
+        let mut raw = Life::new(sandbox, Kind::Block, "raw");
+        raw.create.bytes = 64 * MIB;
+        raw.born(&mut driver);
+        raw.up(&mut driver);
+        run("mkfs.ext4", &["-q", "-F", raw.target.to_str().unwrap()]);
+        run("tune2fs", &["-e", "panic", raw.target.to_str().unwrap()]);
+        let snapshot = driver.client.snapshot("s", &raw.id).unwrap().snapshot_id;
+        let mut copy = Life::new(sandbox, Kind::Ext4, "copy");
+        copy.create.bytes = 64 * MIB;
+        copy.id =
+            driver.client.create_from(&copy.create, from_snapshot(&snapshot)).unwrap().volume_id;
+        let told = run("tune2fs", &["-l", copy.image().to_str().unwrap()]);
+        assert!(told.contains("Errors behavior:          Remount read-only"), "{told}");
+        copy.up(&mut driver);
+        copy.down(&mut driver);
+        copy.gone(&mut driver);
+        raw.down(&mut driver);
+        raw.gone(&mut driver);
+        driver.client.delete_snapshot(&snapshot).unwrap();
+        end(sandbox, driver);
+    });
+}
+
+#[test]
+fn a_group_that_is_damaged_is_kept_and_said() {
+    privileged(|sandbox| {
+        PoolOn::Btrfs.mount(sandbox, 500);
+        let mut driver = Driver::start(sandbox);
+        let mut life = Life::new(sandbox, Kind::Ext4, "v");
+        life.born(&mut driver);
+        let group = driver.client.group("g", &[&life.id]).unwrap();
+        let key = group.group_snapshot_id.split('-').nth(2).unwrap().to_owned();
+        let record = sandbox.path("pool/groups").join(key).join("group.json");
+        let text = std::fs::read(&record).unwrap();
+        std::fs::write(&record, "{").unwrap();
+        driver.restart();
+        assert_eq!(driver.client.delete_group(&group).unwrap_err().code(), Code::Internal);
+        let again = driver.client.group("g", &[&life.id]).unwrap_err();
+        assert_eq!(again.code(), Code::Internal, "{again:?}");
+        assert!(again.message().contains("damaged"), "{again:?}");
+        std::fs::write(&record, text).unwrap();
+        driver.restart();
+        driver.client.delete_group(&group).unwrap();
+        life.gone(&mut driver);
         end(sandbox, driver);
     });
 }

@@ -119,7 +119,7 @@ impl Volume {
         self.edition += 1;
         for piece in 0..self.pieces {
             let (path, offset) = self.place(&self.target(), piece);
-            content::write(&path, offset, self.seed(piece), self.kind != Kind::Block)?;
+            content::write(&path, offset, self.seed(piece), false)?;
         }
         Ok(())
     }

@@ -104,7 +104,7 @@ impl Controller {
             let (found, more) = self
                 .jobs
                 .read("list snapshots", move || match wanted {
-                    None => Ok(engine.list_snapshots(after.as_ref(), source.as_ref(), count)),
+                    None => engine.list_snapshots(after.as_ref(), source.as_ref(), count),
                     Some(id) => engine.snapshot_if_any(&id, source.as_ref()),
                 })
                 .await?;

@@ -3,27 +3,35 @@
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::path::Path;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek64};
 
 use super::FakeHost;
-use super::model::{Model, lock, owned_file, path_of, write_superblock};
-use crate::host::{Copying, Extent, Frozen, HostError, PoolFilesystem, loop_path};
+use super::model::{lock, owned_file, path_of, write_superblock};
+use crate::host::{Copying, Extent, HeldMount, HostError, MountEntry, PoolFilesystem, loop_path};
 use crate::volume::{ByteSize, Filesystem};
 
-/// A freeze of the model.
+/// A filesystem of the model: that of a loop device.
 #[derive(Debug)]
-struct FakeFrozen {
-    model: Arc<Mutex<Model>>,
-    mount_point: PathBuf,
+struct FakeHeld {
+    host: FakeHost,
+    number: u32,
 }
 
-impl Frozen for FakeFrozen {
+impl HeldMount for FakeHeld {
+    fn sync(&self) -> Result<(), HostError> {
+        self.host.enter("sync", &loop_path(self.number)).map(drop)
+    }
+
+    fn freeze(&self) -> Result<bool, HostError> {
+        Ok(self.host.enter("freeze", &loop_path(self.number))?.frozen.insert(self.number))
+    }
+
     fn thaw(&self) -> Result<bool, HostError> {
-        Ok(lock(&self.model).frozen.remove(&self.mount_point))
+        Ok(self.host.enter("thaw", &loop_path(self.number))?.frozen.remove(&self.number))
     }
 }
 
@@ -43,15 +51,20 @@ fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
 }
 
 impl FakeHost {
-    /// The mount points that are frozen now.
+    /// The loop devices whose filesystem is frozen now.
     #[must_use]
-    pub fn frozen(&self) -> Vec<PathBuf> {
-        lock(&self.model).frozen.iter().cloned().collect()
+    pub fn frozen(&self) -> Vec<u32> {
+        lock(&self.model).frozen.iter().copied().collect()
     }
 
     /// Freezes a filesystem as another program would.
-    pub fn freeze_elsewhere(&self, mount_point: &Path) {
-        lock(&self.model).frozen.insert(mount_point.to_owned());
+    pub fn freeze_elsewhere(&self, loop_number: u32) {
+        lock(&self.model).frozen.insert(loop_number);
+    }
+
+    /// Thaws a filesystem as another program would.
+    pub fn thaw_elsewhere(&self, loop_number: u32) {
+        lock(&self.model).frozen.remove(&loop_number);
     }
 
     /// Every subvolume has another one in it from now on.
@@ -115,25 +128,32 @@ impl Copying for FakeHost {
         Ok(self.look("has_inner_subvolumes", &path_of(subvolume))?.inner_subvolumes)
     }
 
-    fn sync_at(&self, mount_point: &Path) -> Result<(), HostError> {
-        self.enter("sync_at", mount_point).map(drop)
-    }
-
     fn sync_loop(&self, number: u32) -> Result<(), HostError> {
         self.enter("sync_loop", &loop_path(number)).map(drop)
     }
 
-    fn freeze(&self, mount_point: &Path) -> Result<Option<Box<dyn Frozen>>, HostError> {
-        let mut model = self.enter("freeze", mount_point)?;
-        if !model.frozen.insert(mount_point.to_owned()) {
-            return Ok(None);
-        }
-        let (model, mount_point) = (Arc::clone(&self.model), mount_point.to_owned());
-        Ok(Some(Box::new(FakeFrozen { model, mount_point })))
+    fn hold_mount(&self, seen: &MountEntry) -> Result<Option<Arc<dyn HeldMount>>, HostError> {
+        let model = self.enter("hold_mount", &seen.mount_point)?;
+        let number = model.top_at(&seen.mount_point).and_then(|mount| mount.keeps);
+        drop(model);
+        let held = number.filter(|number| seen.mounted_loop() == Some(*number));
+        Ok(held.map(|number| -> Arc<dyn HeldMount> {
+            Arc::new(FakeHeld { host: self.clone(), number })
+        }))
     }
 
-    fn thaw_at(&self, mount_point: &Path) -> Result<bool, HostError> {
-        Ok(self.enter("thaw_at", mount_point)?.frozen.remove(mount_point))
+    fn hold_device(&self, loop_number: u32) -> Result<Option<Arc<dyn HeldMount>>, HostError> {
+        drop(self.enter("hold_device", &loop_path(loop_number))?);
+        Ok(Some(Arc::new(FakeHeld { host: self.clone(), number: loop_number })))
+    }
+
+    fn match_copy_on_write(
+        &self,
+        source: BorrowedFd<'_>,
+        _target: BorrowedFd<'_>,
+    ) -> Result<(), HostError> {
+        drop(self.enter("match_copy_on_write", &path_of(source))?);
+        Ok(())
     }
 
     fn renew(
@@ -141,6 +161,7 @@ impl Copying for FakeHost {
         image: BorrowedFd<'_>,
         filesystem: Filesystem,
         _sector: u32,
+        _made_elsewhere: bool,
     ) -> Result<(), HostError> {
         drop(self.enter("renew", &path_of(image))?);
         let failed = |e: std::io::Error| HostError::call("renew", path_of(image), e);

@@ -28,8 +28,8 @@ pub(super) struct Model {
     pub(super) attachments: u64,
     pub(super) grows_mounted_ext4: bool,
     pub(super) most_loops: usize,
-    /// Mount points whose filesystem is frozen.
-    pub(super) frozen: BTreeSet<PathBuf>,
+    /// Loop devices whose filesystem is frozen.
+    pub(super) frozen: BTreeSet<u32>,
     pub(super) inner_subvolumes: bool,
     /// By source.
     pub(super) troubles: BTreeMap<String, FilesystemTrouble>,
@@ -147,6 +147,7 @@ impl Model {
 /// The machine's own mount, below everything in the model.
 pub(super) fn root_entry() -> MountEntry {
     MountEntry {
+        id: 1,
         device: DeviceNumber { major: 8, minor: 1 },
         root: PathBuf::from("/"),
         mount_point: PathBuf::from("/"),

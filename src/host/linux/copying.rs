@@ -1,8 +1,9 @@
 //! Copying by system calls: FICLONE, btrfs snapshots, FIFREEZE, FIEMAP.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
@@ -11,39 +12,65 @@ use nix::unistd::{fsync, syncfs};
 
 use super::filesystem::space;
 use super::layout::{
-    FIEMAP_EXTENT_LAST, FIEMAP_EXTENT_UNWRITTEN, FIEMAP_EXTENTS, FIEMAP_NOT_PLAIN, XFS_REFLINK,
+    FIEMAP_EXTENT_LAST, FIEMAP_EXTENT_SHARED, FIEMAP_EXTENT_UNWRITTEN, FIEMAP_EXTENTS,
+    FIEMAP_NOT_PLAIN, XFS_REFLINK,
 };
 use super::mounts::fd_path;
 use super::{LinuxHost, renew, sys};
-use crate::host::{Copying, Extent, Frozen, HostError, PoolFilesystem, loop_path};
+use crate::host::{Copying, Extent, HeldMount, HostError, MountEntry, PoolFilesystem, loop_path};
 use crate::volume::{ByteSize, Filesystem};
 
-/// A frozen filesystem, by its root directory.
+/// What to do when a filesystem that is to be thawed cannot be mounted.
+const REMEDY: &str = "load the filesystem's kernel module on the node";
+
+/// A filesystem, by a mount of it that is in no tree: what it was taken of can be unmounted meanwhile.
 #[derive(Debug)]
-struct FrozenMount {
+struct Held {
+    /// The mount; gone when this is closed.
+    _mount: OwnedFd,
     root: OwnedFd,
-    path: PathBuf,
+    /// What it was taken of, for messages.
+    name: PathBuf,
 }
 
-impl Frozen for FrozenMount {
+impl Held {
+    fn new(mount: OwnedFd, name: PathBuf) -> nix::Result<Self> {
+        // The mount's own descriptor is O_PATH, on which nothing can be asked for.
+        let root = openat(&mount, ".", DIRECTORY, Mode::empty())?;
+        Ok(Self { _mount: mount, root, name })
+    }
+}
+
+impl HeldMount for Held {
+    fn sync(&self) -> Result<(), HostError> {
+        syncfs(&self.root).map_err(|e| HostError::call("flush", &self.name, e))
+    }
+
+    fn freeze(&self) -> Result<bool, HostError> {
+        match sys::freeze(self.root.as_fd()) {
+            Ok(()) => Ok(true),
+            Err(Errno::EBUSY) => Ok(false),
+            Err(e) => Err(HostError::call("freeze", &self.name, e)),
+        }
+    }
+
     fn thaw(&self) -> Result<bool, HostError> {
-        thaw(self.root.as_fd(), &self.path)
+        match sys::thaw(self.root.as_fd()) {
+            Ok(()) => Ok(true),
+            // Not frozen.
+            Err(Errno::EINVAL) => Ok(false),
+            Err(e) => Err(HostError::call("thaw", &self.name, e)),
+        }
     }
 }
 
-fn thaw(root: BorrowedFd<'_>, path: &Path) -> Result<bool, HostError> {
-    match sys::thaw(root) {
-        Ok(()) => Ok(true),
-        // Not frozen.
-        Err(Errno::EINVAL) => Ok(false),
-        Err(e) => Err(HostError::call("thaw", path, e)),
-    }
-}
+const DIRECTORY: OFlag =
+    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
-/// Opens the directory at a path, which wakes nothing up and writes nothing, also when it is frozen.
-fn open_root(path: &Path) -> nix::Result<OwnedFd> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    open(path, flags, Mode::empty())
+/// The id of the mount that an open file lies on, as mountinfo has it.
+fn mount_id(file: BorrowedFd<'_>) -> Option<u64> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
+    info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()
 }
 
 fn extent(raw: &super::layout::FiemapExtent) -> Extent {
@@ -52,6 +79,7 @@ fn extent(raw: &super::layout::FiemapExtent) -> Extent {
         length: raw.length,
         physical: raw.physical,
         unwritten: raw.flags & FIEMAP_EXTENT_UNWRITTEN != 0,
+        shared: raw.flags & FIEMAP_EXTENT_SHARED != 0,
         plain: raw.flags & FIEMAP_NOT_PLAIN == 0,
     }
 }
@@ -122,30 +150,49 @@ impl Copying for LinuxHost {
         Ok(inner.map_err(|e| HostError::call("look for subvolumes in", fd_path(subvolume), e))? > 0)
     }
 
-    fn sync_at(&self, mount_point: &Path) -> Result<(), HostError> {
-        let synced = open_root(mount_point).and_then(syncfs);
-        synced.map_err(|e| HostError::call("flush", mount_point, e))
-    }
-
     fn sync_loop(&self, number: u32) -> Result<(), HostError> {
         let path = loop_path(number);
         let synced = open(&path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).and_then(fsync);
         synced.map_err(|e| HostError::call("flush", path, e))
     }
 
-    fn freeze(&self, mount_point: &Path) -> Result<Option<Box<dyn Frozen>>, HostError> {
-        let failed = |e: Errno| HostError::call("freeze", mount_point, e);
-        let root = open_root(mount_point).map_err(failed)?;
-        match sys::freeze(root.as_fd()) {
-            Ok(()) => Ok(Some(Box::new(FrozenMount { root, path: mount_point.to_owned() }))),
-            Err(Errno::EBUSY) => Ok(None),
-            Err(e) => Err(failed(e)),
+    fn hold_mount(&self, seen: &MountEntry) -> Result<Option<Arc<dyn HeldMount>>, HostError> {
+        let failed = |e: Errno| HostError::call("hold the mount at", &seen.mount_point, e);
+        // Open for a moment only: until it is closed the mount cannot be unmounted.
+        let opened = match open(&seen.mount_point, DIRECTORY, Mode::empty()) {
+            Ok(opened) => opened,
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(None),
+            Err(e) => return Err(failed(e)),
+        };
+        if mount_id(opened.as_fd()) != Some(seen.id) {
+            return Ok(None);
         }
+        let mount = sys::clone_tree_of(opened.as_fd()).map_err(failed)?;
+        drop(opened);
+        let held = Held::new(mount, seen.mount_point.clone()).map_err(failed)?;
+        Ok(Some(Arc::new(held)))
     }
 
-    fn thaw_at(&self, mount_point: &Path) -> Result<bool, HostError> {
-        let root = open_root(mount_point).map_err(|e| HostError::call("open", mount_point, e))?;
-        thaw(root.as_fd(), mount_point)
+    fn hold_device(&self, loop_number: u32) -> Result<Option<Arc<dyn HeldMount>>, HostError> {
+        let path = loop_path(loop_number);
+        let device = open(&path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+            .map_err(|e| HostError::call("open", &path, e))?;
+        let Some(signature) = super::filesystem::probe(device.as_fd())? else { return Ok(None) };
+        // The superblock that the kernel has of the device already, if it has one.
+        let mount = super::nowhere::mount(loop_number, signature.filesystem, false, REMEDY)?;
+        let held = Held::new(mount, path.clone());
+        Ok(Some(Arc::new(held.map_err(|e| HostError::call("open", path, e))?)))
+    }
+
+    fn match_copy_on_write(
+        &self,
+        source: BorrowedFd<'_>,
+        target: BorrowedFd<'_>,
+    ) -> Result<(), HostError> {
+        if super::filesystem::is_copied_on_write(source)? {
+            return Ok(());
+        }
+        super::filesystem::disable_copy_on_write(target)
     }
 
     fn renew(
@@ -153,8 +200,10 @@ impl Copying for LinuxHost {
         image: BorrowedFd<'_>,
         filesystem: Filesystem,
         sector: u32,
+        made_elsewhere: bool,
     ) -> Result<(), HostError> {
-        renew::renew(&self.programs, &self.loops, image, filesystem, sector)
+        let tools = renew::Tools { programs: &self.programs, loops: &self.loops };
+        renew::renew(tools, image, filesystem, sector, made_elsewhere)
     }
 
     fn allocated(&self, file: BorrowedFd<'_>) -> Result<ByteSize, HostError> {

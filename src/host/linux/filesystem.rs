@@ -257,6 +257,15 @@ fn open_subvolume(parent: BorrowedFd<'_>, name: &OsStr) -> nix::Result<Option<Ow
     }
 }
 
+/// The file is copy-on-write; where there is no such thing no file is.
+pub(super) fn is_copied_on_write(file: BorrowedFd<'_>) -> Result<bool, HostError> {
+    let failed = |e: Errno| HostError::call("read the flags of", fd_path(file), e);
+    if !is_btrfs(file).map_err(failed)? {
+        return Ok(false);
+    }
+    Ok(sys::file_flags(file).map_err(failed)? & NO_COPY_ON_WRITE == 0)
+}
+
 pub(super) fn disable_copy_on_write(file: BorrowedFd<'_>) -> Result<(), HostError> {
     let failed = |e: Errno| HostError::call("switch copy-on-write off for", fd_path(file), e);
     if !is_btrfs(file).map_err(failed)? {

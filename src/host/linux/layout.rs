@@ -224,6 +224,7 @@ pub(super) const FIEMAP_HEADER: usize = 32;
 pub(super) const FIEMAP_FLAG_SYNC: u32 = 1;
 pub(super) const FIEMAP_EXTENT_LAST: u32 = 0x1;
 pub(super) const FIEMAP_EXTENT_UNWRITTEN: u32 = 0x800;
+pub(super) const FIEMAP_EXTENT_SHARED: u32 = 0x2000;
 /// `FIEMAP_EXTENT_UNKNOWN`, `DELALLOC`, `ENCODED`, `DATA_ENCRYPTED`, `NOT_ALIGNED`, `DATA_INLINE`, `DATA_TAIL`: the
 /// bytes do not lie at the physical place as they are.
 pub(super) const FIEMAP_NOT_PLAIN: u32 = 0x2 | 0x4 | 0x8 | 0x80 | 0x100 | 0x200 | 0x400;

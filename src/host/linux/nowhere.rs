@@ -53,7 +53,8 @@ impl Nowhere<'_> {
         )?;
         let number = attached.number;
         let ours = loops::status(number)?.map(|status| status.backing);
-        let result = self.mount(number).and_then(|mount| {
+        let mounted = mount(number, self.filesystem, self.is_copy, self.remedy);
+        let result = mounted.and_then(|mount| {
             // The mount's own descriptor is O_PATH, on which nothing can be changed.
             let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
             let root = openat(&mount, ".", flags, Mode::empty())
@@ -72,25 +73,28 @@ impl Nowhere<'_> {
             Err(HostError::call("wait for the end of", loop_path(number), Errno::EBUSY))
         }
     }
+}
 
-    fn mount(&self, number: u32) -> Result<OwnedFd, HostError> {
-        let (name, flags): (_, &[&CStr]) = match (self.filesystem, self.is_copy) {
-            // Without the background thread that zeroes inode tables: the mount is gone in a moment.
-            (Filesystem::Ext4, _) => (c"ext4", &[c"noinit_itable"]),
-            (Filesystem::Xfs, false) => (c"xfs", &[]),
-            (Filesystem::Xfs, true) => (c"xfs", &[c"nouuid"]),
-            (Filesystem::Btrfs, _) => (c"btrfs", &[]),
-        };
-        sys::mount_detached(name, &loop_path(number), flags).map_err(|(errno, message)| {
-            let said =
-                if message.is_empty() { errno.to_string() } else { format!("{errno}: {message}") };
-            HostError::Unsupported {
-                what: format!(
-                    "this kernel does not mount the {} of the image ({said})",
-                    self.filesystem
-                ),
-                remedy: self.remedy,
-            }
-        })
-    }
+/// Mounts the filesystem of a loop device in no tree.
+pub(super) fn mount(
+    number: u32,
+    filesystem: Filesystem,
+    is_copy: bool,
+    remedy: &'static str,
+) -> Result<OwnedFd, HostError> {
+    let (name, flags): (_, &[&CStr]) = match (filesystem, is_copy) {
+        // Without the background thread that zeroes inode tables: the mount is gone in a moment.
+        (Filesystem::Ext4, _) => (c"ext4", &[c"noinit_itable"]),
+        (Filesystem::Xfs, false) => (c"xfs", &[]),
+        (Filesystem::Xfs, true) => (c"xfs", &[c"nouuid"]),
+        (Filesystem::Btrfs, _) => (c"btrfs", &[]),
+    };
+    sys::mount_detached(name, &loop_path(number), flags).map_err(|(errno, message)| {
+        let said =
+            if message.is_empty() { errno.to_string() } else { format!("{errno}: {message}") };
+        HostError::Unsupported {
+            what: format!("this kernel does not mount the {filesystem} of the image ({said})"),
+            remedy,
+        }
+    })
 }

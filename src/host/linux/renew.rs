@@ -21,6 +21,10 @@ use crate::fault;
 use crate::host::{HostError, Signature};
 use crate::volume::{Allocation, ByteSize, Filesystem};
 
+/// `s_errors`, and its value for a panic (EXT4_ERRORS_PANIC).
+const EXT4_ERRORS: u64 = 0x43c;
+const EXT4_ERRORS_PANIC: [u8; 2] = [3, 0];
+
 /// What is known of a copy.
 struct Copy<'a> {
     image: BorrowedFd<'a>,
@@ -29,16 +33,25 @@ struct Copy<'a> {
     length: ByteSize,
     /// Its blocks are reserved.
     reserved: bool,
+    /// A pod made it, in whatever way.
+    made_elsewhere: bool,
     /// A path to this very inode, wherever it is by now.
     path: String,
 }
 
+/// What the work is done with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tools<'a> {
+    pub(super) programs: &'a Programs,
+    pub(super) loops: &'a Loops,
+}
+
 pub(super) fn renew(
-    programs: &Programs,
-    loops: &Loops,
+    tools: Tools<'_>,
     image: BorrowedFd<'_>,
     filesystem: Filesystem,
     sector: u32,
+    made_elsewhere: bool,
 ) -> Result<(), HostError> {
     let failed = |e: Errno| HostError::call("renew the filesystem of", fd_path(image), e);
     let injected =
@@ -57,13 +70,14 @@ pub(super) fn renew(
         sector,
         length: ByteSize::new(length),
         reserved: allocated >= length,
+        made_elsewhere,
         path: format!("/proc/{}/fd/{}", std::process::id(), image.as_raw_fd()),
     };
     fault::point!("host.renew.start").map_err(injected)?;
     match filesystem {
-        Filesystem::Ext4 => copy.renew_ext4(programs, &signature)?,
-        Filesystem::Xfs => copy.renew_xfs(programs, loops, &signature)?,
-        Filesystem::Btrfs => copy.renew_btrfs(programs, loops, &signature)?,
+        Filesystem::Ext4 => copy.renew_ext4(tools.programs, &signature)?,
+        Filesystem::Xfs => copy.renew_xfs(tools.programs, tools.loops, &signature)?,
+        Filesystem::Btrfs => copy.renew_btrfs(tools.programs, tools.loops, &signature)?,
     }
     fault::point!("host.renew.done").map_err(injected)
 }
@@ -78,14 +92,20 @@ impl Copy<'_> {
     fn renew_ext4(&self, programs: &Programs, signature: &Signature) -> Result<(), HostError> {
         let path = self.path.as_str();
         let outgrown = self.is_outgrown(signature);
-        if outgrown || signature.needs_replay || signature.has_errors {
+        if outgrown || signature.needs_replay || signature.has_errors || self.made_elsewhere {
             // Replays the journal, repairs what needs no guess, and is what resize2fs asks for.
             programs.e2fsck.run(&["-f", "-p", path], &[0, 1])?;
         }
         if outgrown {
             programs.resize2fs.run(&[path], &[0])?;
         }
-        programs.tune2fs.run(&["-U", "random", path], &[0])?;
+        let mut arguments = vec!["-U", "random"];
+        if self.read_at::<2>(EXT4_ERRORS)? == EXT4_ERRORS_PANIC {
+            // Damage in one volume must not take the node down; as a mount option it is refused as well.
+            arguments.extend(["-e", "remount-ro"]);
+        }
+        arguments.push(path);
+        programs.tune2fs.run(&arguments, &[0])?;
         Ok(())
     }
 
@@ -119,11 +139,15 @@ impl Copy<'_> {
 
     /// `sb_uuid`
     fn xfs_uuid(&self) -> Result<[u8; 16], HostError> {
-        let failed = |e| HostError::call("read the UUID of", fd_path(self.image), e);
+        self.read_at(32)
+    }
+
+    fn read_at<const N: usize>(&self, place: u64) -> Result<[u8; N], HostError> {
+        let failed = |e| HostError::call("read the superblock of", fd_path(self.image), e);
         let file = File::from(self.image.try_clone_to_owned().map_err(failed)?);
-        let mut uuid = [0; 16];
-        file.read_exact_at(&mut uuid, 32).map_err(failed)?;
-        Ok(uuid)
+        let mut bytes = [0; N];
+        file.read_exact_at(&mut bytes, place).map_err(failed)?;
+        Ok(bytes)
     }
 
     fn renew_btrfs(
