@@ -20,7 +20,7 @@ use serde_json::Value;
 #[test]
 fn every_command_tells_its_flags() {
     for (command, flags) in [
-        (vec![], vec!["serve", "pool", "volume", "try", "--version"]),
+        (vec![], vec!["serve", "pool", "volume", "snapshot", "try", "--version"]),
         (
             vec!["serve"],
             vec![
@@ -45,6 +45,7 @@ fn every_command_tells_its_flags() {
         (vec!["volume"], vec!["list", "forget"]),
         (vec!["volume", "list"], vec!["--pool", "--config", "--output"]),
         (vec!["volume", "forget"], vec!["--pool", "--root-dir", "<ID>"]),
+        (vec!["snapshot", "list"], vec!["--pool", "--config", "--output"]),
         (vec!["try"], vec!["--only"]),
     ] {
         let help = prints(&[command.as_slice(), &["--help"]].concat());
@@ -200,6 +201,41 @@ fn lists_are_the_same_with_the_daemon_up_and_down() {
         fs::read(node.path(&format!("pool/volumes/{damaged}/volume.json"))).unwrap(),
         b"not json"
     );
+}
+
+#[test]
+fn snapshots_and_copies_on_their_way_are_listed() {
+    let node = Node::new();
+    let mut daemon = node.serve("csi", &[]);
+    let volume = daemon.create("volume");
+    let snapshot = daemon.snapshot("a\nname", &volume);
+    daemon.stop();
+    // As a copy notes it while it runs.
+    let key = "0123456789abcdef0123456789abcdef";
+    let written = r#"{"source":"s-1","doneBytes":524288,"totalBytes":1048576}"#;
+    put(&node.path(&format!("pool/incoming/{key}/copying.json")), written);
+    put(&node.path(&format!("pool/incoming/s-{key}/copying.json")), written);
+    let pool = node.pool();
+    let list = |what: &str, output: &str| prints(&[what, "list", "--pool", &pool, "-o", output]);
+    let listed = json(&list("snapshot", "json"));
+    assert_eq!(listed.len(), 2, "{listed:?}");
+    assert_eq!(listed[0]["id"], snapshot.as_str());
+    assert_eq!(listed[0]["source"], volume.as_str());
+    assert_eq!((&listed[0]["state"], &listed[1]["state"]), (&"ready".into(), &"copying".into()));
+    let table = list("snapshot", "table");
+    assert!(table.contains("a\\nname") && table.contains(&volume), "{table}");
+    for what in ["volume", "snapshot"] {
+        let table = list(what, "table");
+        assert!(table.contains("copying s-1: 50 % of 1 MiB"), "{table}");
+        let listed = json(&list(what, "json"));
+        let copies: Vec<_> = listed.iter().filter(|one| one["state"] == "copying").collect();
+        assert_eq!(copies.len(), 1, "{listed:?}");
+        assert_eq!((&copies[0]["key"], &copies[0]["doneBytes"]), (&key.into(), &524_288.into()));
+    }
+    // It counts what snapshots take.
+    let pools = json(&list("pool", "json"));
+    assert_eq!(pools[0]["snapshots"], 1);
+    assert!(pools[0]["sharesBlocks"].is_boolean(), "{pools:?}");
 }
 
 #[test]

@@ -60,6 +60,15 @@ pub(super) fn run(command: &PoolCommand) -> Result<(), Failure> {
     }
 }
 
+/// How a loop volume is copied in a pool.
+const fn copies(shares_blocks: Option<bool>) -> &'static str {
+    match shares_blocks {
+        Some(true) => "instant",
+        Some(false) => "full",
+        None => "-",
+    }
+}
+
 fn list(args: &ListArgs) -> Result<(), Failure> {
     let size =
         |size: Option<ByteSize>| size.map_or_else(|| "-".to_owned(), |size| size.to_string());
@@ -73,6 +82,8 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
                 "state": pool.state,
                 "volumes": pool.volumes,
                 "damaged": pool.damaged,
+                "snapshots": pool.snapshots,
+                "sharesBlocks": pool.shares_blocks,
                 "promisedBytes": pool.promised.bytes(),
                 "totalBytes": pool.total.map(ByteSize::bytes),
                 "availableBytes": pool.available.map(ByteSize::bytes),
@@ -89,12 +100,14 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
                 pool.state.clone(),
                 pool.volumes.to_string(),
                 pool.damaged.to_string(),
+                copies(pool.shares_blocks).to_owned(),
                 pool.promised.to_string(),
                 size(pool.available),
                 size(pool.total),
             ]
         })
         .collect();
-    let heading = ["NAME", "PATH", "STATE", "VOLUMES", "DAMAGED", "PROMISED", "AVAILABLE", "TOTAL"];
+    let heading =
+        ["NAME", "PATH", "STATE", "VOLUMES", "DAMAGED", "COPIES", "PROMISED", "AVAILABLE", "TOTAL"];
     Ok(table::print(&heading, &rows)?)
 }

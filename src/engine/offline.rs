@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::pools::{new_marker, random};
 use super::{EngineError, PoolConfig, chain};
-use crate::host::Host;
 use crate::host::linux::LinuxHost;
+use crate::host::{Copying as _, Host};
 use crate::store::{
     CopyProgress, Kind, Pool, PoolView, Snapshot, StateDir, StoreError, ViewedSnapshot,
     ViewedVolume, Volume,
@@ -29,6 +29,10 @@ pub struct PoolLine {
     pub volumes: usize,
     /// How many records cannot be read.
     pub damaged: usize,
+    /// How many snapshots it has.
+    pub snapshots: usize,
+    /// Its files can share blocks, so that copies of loop volumes are instant; `None` when that cannot be told.
+    pub shares_blocks: Option<bool>,
     /// What its volumes were promised, deleted ones that are still there included.
     pub promised: ByteSize,
     /// The size of its filesystem.
@@ -115,6 +119,8 @@ pub fn pools(configured: &[PoolConfig]) -> Vec<PoolLine> {
             state: "ready".to_owned(),
             volumes: 0,
             damaged: 0,
+            snapshots: 0,
+            shares_blocks: None,
             promised: ByteSize::ZERO,
             total: None,
             available: None,
@@ -127,7 +133,9 @@ pub fn pools(configured: &[PoolConfig]) -> Vec<PoolLine> {
                 line.total = space.map(|space| space.total);
                 line.available = space.map(|space| space.available);
                 line.promised = view.graves_size();
+                line.shares_blocks = host.shares_blocks(view.directory()).ok();
                 for (_, snapshot) in view.snapshots().unwrap_or_default() {
+                    line.snapshots += 1;
                     let charge = snapshot.map(|snapshot| snapshot.charge).unwrap_or_default();
                     line.promised = line.promised.saturating_add(charge);
                 }

@@ -15,7 +15,8 @@ use orlop::csi::proto::volume_capability::{
     AccessMode, AccessType, MountVolume, access_mode::Mode,
 };
 use orlop::csi::proto::{
-    CapacityRange, CreateVolumeRequest, DeleteVolumeRequest, ProbeRequest, VolumeCapability,
+    CapacityRange, CreateSnapshotRequest, CreateVolumeRequest, DeleteVolumeRequest, ProbeRequest,
+    VolumeCapability,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -203,6 +204,19 @@ impl Daemon {
         self.call(async |channel| {
             let created = ControllerClient::new(channel).create_volume(request).await;
             created.unwrap().into_inner().volume.unwrap().volume_id
+        })
+    }
+
+    /// Takes a snapshot and answers its id.
+    pub(crate) fn snapshot(&self, name: &str, volume: &str) -> String {
+        let request = CreateSnapshotRequest {
+            name: name.to_owned(),
+            source_volume_id: volume.to_owned(),
+            ..CreateSnapshotRequest::default()
+        };
+        self.call(async |channel| {
+            let taken = ControllerClient::new(channel).create_snapshot(request).await;
+            taken.unwrap().into_inner().snapshot.unwrap().snapshot_id
         })
     }
 
