@@ -1,12 +1,13 @@
 //! Histories: random ones, and one that touches everything.
 
+use orlop::host::PoolFilesystem;
 use proptest::prelude::*;
 
 use super::reference::{Kind, Op};
 use super::world::World;
 
 /// The calls of the host that may fail.
-const VERBS: [&str; 18] = [
+const VERBS: [&str; 24] = [
     "mounts",
     "canonical",
     "node",
@@ -25,6 +26,12 @@ const VERBS: [&str; 18] = [
     "grow",
     "space",
     "disable_copy_on_write",
+    "shares_blocks",
+    "share_file",
+    "hold_mount",
+    "freeze",
+    "sync",
+    "renew",
 ];
 
 fn kinds() -> impl Strategy<Value = Kind> {
@@ -43,6 +50,9 @@ fn requests() -> impl Strategy<Value = Op> {
         4 => (name.clone(), 1_usize..3, any::<bool>()).prop_map(|(n, t, r)| Op::Publish(n, t, r)),
         2 => (name.clone(), 1_usize..3).prop_map(|(n, t)| Op::Unpublish(n, t)),
         2 => name.prop_map(Op::Unstage),
+        3 => named().prop_map(|(n, s)| Op::Snapshot(n, s)),
+        3 => (named(), 1_u64..5).prop_map(|((s, n), g)| Op::Restore(s, n, g)),
+        1 => (0_usize..3).prop_map(Op::DeleteSnapshot),
         1 => named().prop_map(|(n, at)| Op::Stats(n, at)),
         1 => named().prop_map(|(n, at)| Op::NodeExpand(n, at)),
     ]
@@ -69,8 +79,8 @@ fn config() -> ProptestConfig {
 proptest! {
     #![proptest_config(config())]
     #[test]
-    fn the_engine_does_what_the_reference_does(ops in proptest::collection::vec(ops(), 1..50)) {
-        let mut world = World::new();
+    fn the_engine_does_what_the_reference_does(ops in proptest::collection::vec(ops(), 1..60), shares: bool) {
+        let mut world = World::new(if shares { PoolFilesystem::Xfs } else { PoolFilesystem::Ext });
         for op in &ops {
             world.step(op);
         }
@@ -79,8 +89,9 @@ proptest! {
 
 #[test]
 fn a_history_that_touches_everything() {
-    let mut world = World::new();
-    let verbs = ["attach", "mount", "bind", "detach", "unmount", "remove_mount_point"];
+    let mut world = World::new(PoolFilesystem::Xfs);
+    let verbs =
+        ["attach", "mount", "bind", "detach", "unmount", "remove_mount_point", "freeze", "renew"];
     for kind in [Kind::Directory, Kind::Filesystem, Kind::Device] {
         for op in [
             Op::Create(0, kind, 1),
@@ -92,7 +103,14 @@ fn a_history_that_touches_everything() {
             Op::Expand(0, 9),
             Op::Publish(0, 2, false),
             Op::Delete(0, false),
+            Op::Snapshot(0, 0),
             Op::Reboot,
+            Op::Snapshot(0, 0),
+            Op::Restore(0, 1, 3),
+            Op::Crash,
+            Op::DeleteSnapshot(0),
+            Op::Restore(0, 2, 3),
+            Op::Delete(1, false),
             Op::Stage(0),
             Op::Publish(0, 1, true),
             Op::Stats(0, 1),

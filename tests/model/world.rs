@@ -5,15 +5,17 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use orlop::engine::{Engine, EngineError, PublishRequest, StageRequest, chain};
+use orlop::engine::{
+    Engine, EngineError, FoundSnapshot, PublishRequest, SnapshotSpec, StageRequest, chain,
+};
 use orlop::host::{Host, PoolFilesystem, Space};
 use orlop::volume::{
     AccessMode, AccessType, Backend, ByteSize, CapacityRange, CreateSpec, Key, MountFlags,
-    Parameters, VolumeCapability, VolumeId,
+    Parameters, Source, VolumeCapability, VolumeId,
 };
 
 use super::common::Machine;
-use super::reference::{Kind, Op, ROOM, Reference, Said, Volume};
+use super::reference::{Kind, Made, Op, ROOM, Reference, Said, Volume};
 
 const POOL: &str = "default";
 
@@ -49,7 +51,7 @@ fn capability(kind: Kind) -> VolumeCapability {
     VolumeCapability { access, mode: AccessMode::SingleNodeMultiWriter }
 }
 
-fn spec(name: usize, kind: Kind, gib: u64) -> CreateSpec {
+fn spec(name: usize, kind: Kind, gib: u64, source: Option<Source>) -> CreateSpec {
     let name = format!("pvc-{name}");
     let backend = if kind == Kind::Directory { Backend::Hostpath } else { Backend::Loop };
     let parameters = Parameters {
@@ -59,7 +61,7 @@ fn spec(name: usize, kind: Kind, gib: u64) -> CreateSpec {
         ..Parameters::default()
     };
     CreateSpec {
-        source: None,
+        source,
         key: Key::of_name(&name),
         name,
         capacity: range(gib),
@@ -78,11 +80,12 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(filesystem: PoolFilesystem) -> Self {
         let machine = Machine::new();
-        let all = ByteSize::gib(ROOM);
+        // What snapshots are charged here is a few KiB each, which the reference does not count.
+        let all = ByteSize::gib(ROOM).saturating_add(ByteSize::mib(64));
         machine.host.set_space(Space {
-            filesystem: PoolFilesystem::Ext,
+            filesystem,
             total: all,
             free: all,
             available: all,
@@ -90,7 +93,8 @@ impl World {
             inodes_free: 1000,
         });
         let engine = Some(machine.engine(&[POOL]));
-        Self { machine, engine, reference: Reference::default() }
+        let shares = filesystem == PoolFilesystem::Xfs;
+        Self { machine, engine, reference: Reference { shares, ..Reference::default() } }
     }
 
     fn engine(&self) -> &Engine {
@@ -139,10 +143,10 @@ impl World {
                 for verb in verbs {
                     self.machine.host.fail_next(verb, nix::errno::Errno::EIO);
                 }
-                let (said, id) = self.ask(&op);
+                let (said, made) = self.ask(&op);
                 self.machine.host.clear_faults();
                 if !matches!(said, Said::Broken(_)) {
-                    assert_eq!(said, self.reference.apply(&op, id.as_ref()), "{op:?}, {verbs:?}");
+                    assert_eq!(said, self.reference.apply(&op, &made), "{op:?}, {verbs:?}");
                 }
                 self.compare(&op);
             }
@@ -154,38 +158,93 @@ impl World {
             | Op::Unpublish(..)
             | Op::Unstage(_)
             | Op::Stats(..)
+            | Op::Snapshot(..)
+            | Op::DeleteSnapshot(_)
+            | Op::Restore(..)
             | Op::NodeExpand(..) => self.compare(&self.sensible(op)),
         }
         self.check(op);
     }
 
     fn compare(&mut self, op: &Op) {
-        let (said, id) = self.ask(op);
-        assert_eq!(said, self.reference.apply(op, id.as_ref()), "{op:?}");
-        if let (Op::Create(name, ..), Some(id)) = (op, id) {
-            assert_eq!(self.reference.volumes[name].id, id, "{op:?}");
-            assert_ne!(self.reference.past.get(name), Some(&id), "an id is used again");
+        let (said, made) = self.ask(op);
+        assert_eq!(said, self.reference.apply(op, &made), "{op:?}");
+        match (op, made) {
+            (Op::Create(name, ..) | Op::Restore(_, name, _), Made::Volume(id)) => {
+                assert_eq!(self.reference.volumes[name].id, id, "{op:?}");
+                assert_ne!(self.reference.past.get(name), Some(&id), "an id is used again");
+            }
+            (Op::Snapshot(_, name), Made::Snapshot(id)) => {
+                assert_eq!(self.reference.snapshots[name].id, id, "{op:?}");
+                let past = self.reference.past_snapshots.get(name);
+                assert!(past.is_none_or(|past| past.id != id), "an id is used again");
+            }
+            (_, Made::Nothing | Made::Volume(_) | Made::Snapshot(_)) => {}
         }
     }
 
-    /// What the engine says, and the id that it made or found.
-    fn ask(&self, op: &Op) -> (Said, Option<VolumeId>) {
-        if let Op::Create(name, kind, gib) = op {
-            let mut id = None;
-            let created = self.engine().create(&spec(*name, *kind, *gib));
-            let answer = said(created, |created| {
-                id = Some(created.id);
-                Said::Done
-            });
-            return (answer, id);
+    fn create(&self, spec: &CreateSpec) -> (Said, Made) {
+        let mut made = Made::Nothing;
+        let answer = said(self.engine().create(spec), |created| {
+            made = Made::Volume(created.id);
+            Said::Done
+        });
+        (answer, made)
+    }
+
+    fn snapshot(&self, name: usize, source: &VolumeId) -> (Said, Made) {
+        let name = format!("snapshot-{name}");
+        let (key, source) = (Key::of_name(&name), source.clone());
+        let spec = SnapshotSpec { name, key, source, requisite: Vec::new() };
+        let mut made = Made::Nothing;
+        let answer = said(self.engine().create_snapshot(&spec), |taken| {
+            made = Made::Snapshot(taken.id());
+            Said::Done
+        });
+        (answer, made)
+    }
+
+    /// What the engine says, and the id of what it made or found.
+    fn ask(&self, op: &Op) -> (Said, Made) {
+        match *op {
+            Op::Create(name, kind, gib) => return self.create(&spec(name, kind, gib, None)),
+            Op::Restore(from, name, gib) => {
+                return match self.reference.snapshot(from) {
+                    None => (Said::Refused("NotFound"), Made::Nothing),
+                    Some(snapshot) => {
+                        let source = Some(Source::Snapshot(snapshot.id.clone()));
+                        self.create(&spec(name, snapshot.kind, gib, source))
+                    }
+                };
+            }
+            Op::DeleteSnapshot(name) => {
+                let snapshot = self.reference.snapshot(name);
+                let answer = snapshot.map_or(Said::Done, |snapshot| {
+                    said(self.engine().delete_snapshot(&snapshot.id), |()| Said::Done)
+                });
+                return (answer, Made::Nothing);
+            }
+            Op::Delete(..)
+            | Op::Expand(..)
+            | Op::Stage(_)
+            | Op::Publish(..)
+            | Op::Unpublish(..)
+            | Op::Unstage(_)
+            | Op::Stats(..)
+            | Op::NodeExpand(..)
+            | Op::Snapshot(..)
+            | Op::Faulty(..)
+            | Op::Crash
+            | Op::Reboot => {}
         }
-        let answer = match self.reference.id(op) {
-            Some(id) => self.ask_about(op, id),
+        let answer = match (self.reference.id(op), op) {
+            (Some(id), Op::Snapshot(_, name)) => return self.snapshot(*name, id),
+            (Some(id), _) => self.ask_about(op, id),
             // The name never had a volume, so there is nothing to ask about.
-            None if matches!(op, Op::Delete(..) | Op::Unpublish(..) | Op::Unstage(_)) => Said::Done,
-            None => Said::Refused("NotFound"),
+            (None, Op::Delete(..) | Op::Unpublish(..) | Op::Unstage(_)) => Said::Done,
+            (None, _) => Said::Refused("NotFound"),
         };
-        (answer, None)
+        (answer, Made::Nothing)
     }
 
     fn ask_about(&self, op: &Op, id: &VolumeId) -> Said {
@@ -216,7 +275,13 @@ impl World {
                 let path = self.place(name, at);
                 said(engine.node_expand(id, &path, CapacityRange::default()), size)
             }
-            Op::Create(..) | Op::Faulty(..) | Op::Crash | Op::Reboot => Said::Done,
+            Op::Create(..)
+            | Op::Snapshot(..)
+            | Op::DeleteSnapshot(_)
+            | Op::Restore(..)
+            | Op::Faulty(..)
+            | Op::Crash
+            | Op::Reboot => Said::Done,
         }
     }
 
@@ -237,11 +302,31 @@ impl World {
         }
         let report = self.engine().pool_reports().remove(0);
         let promised = volumes.values().map(|v| v.size).sum();
-        assert_eq!(report.charges.unwrap().total(), ByteSize::gib(promised), "{op:?}");
+        let charges = report.charges.unwrap();
+        assert_eq!(charges.volumes, ByteSize::gib(promised), "{op:?}");
+        assert_eq!(charges.graves, ByteSize::ZERO, "{op:?}");
+        self.check_snapshots(op, charges.snapshots);
         self.check_kernel(op);
         for volume in volumes.values().filter(|v| v.kind != Kind::Directory) {
             self.check_image(op, volume);
         }
+    }
+
+    fn check_snapshots(&self, op: &Op, charged: ByteSize) {
+        let (listed, _) = self.engine().list_snapshots(None, None, 100).unwrap();
+        let sum: u64 = listed.iter().map(|found| found.snapshot.charge.bytes()).sum();
+        assert_eq!(charged.bytes(), sum, "{op:?}");
+        let shown = |found: &FoundSnapshot| (found.id(), found.source(), found.snapshot.size);
+        let listed: Vec<_> = listed.iter().map(shown).collect();
+        let wanted = self.reference.snapshots.values();
+        let mut wanted: Vec<_> =
+            wanted.map(|s| (s.id.clone(), s.of.clone(), ByteSize::gib(s.size))).collect();
+        wanted.sort();
+        assert_eq!(listed, wanted, "{op:?}");
+        let mut keys: Vec<_> = wanted.iter().map(|(id, ..)| id.key.to_string()).collect();
+        keys.sort();
+        assert_eq!(self.machine.names(POOL, "snapshots"), keys, "{op:?}");
+        assert_eq!(self.machine.host.frozen(), Vec::<u32>::new(), "{op:?}");
     }
 
     fn check_kernel(&self, op: &Op) {
