@@ -111,6 +111,43 @@ fn rebuild(sandbox: &Sandbox, pool: PoolOn) {
     end(sandbox, driver);
 }
 
+/// An image that was brought along by `cp` is copy-on-write, and so may be compressed; its extents say nothing then.
+#[test]
+fn what_is_compressed_counts_as_changed() {
+    privileged(|sandbox| {
+        PoolOn::Btrfs.mount(sandbox, 1000);
+        let pool = sandbox.path("pool");
+        run("mount", &["-o", "remount,compress-force=zstd", pool.to_str().unwrap()]);
+        let mut driver = Driver::start(sandbox);
+        let mut life = Life::new(sandbox, Kind::Block, "v");
+        life.create.bytes = 32 * MIB;
+        life.born(&mut driver);
+        let (image, copy) = (life.image(), life.dir().join("copy"));
+        File::create(&copy).unwrap().set_len(32 * MIB).unwrap();
+        run("mv", &[&copy, &image]);
+        life.up(&mut driver);
+        let device = File::options().write(true).open(&life.target).unwrap();
+        device.write_all_at(&vec![b'a'; 4 << 20], 0).unwrap();
+        device.sync_all().unwrap();
+        let mut ids = vec![driver.client.snapshot("s0", &life.id).unwrap().snapshot_id];
+        let told = run("filefrag", &["-v", image.to_str().unwrap()]);
+        assert!(told.contains("encoded"), "nothing is compressed, so nothing is tested: {told}");
+        device.write_all_at(&vec![b'b'; 1 << 20], 1 << 20).unwrap();
+        device.sync_all().unwrap();
+        drop(device);
+        ids.push(driver.client.snapshot("s1", &life.id).unwrap().snapshot_id);
+        check_all(sandbox, &driver, &ids);
+        let told = driver.client.delta((&ids[0], &ids[0]), 0, 0).unwrap();
+        assert_eq!(told.ranges, [(0, 4 << 20)], "what cannot be told is changed");
+        for id in &ids {
+            driver.client.delete_snapshot(id).unwrap();
+        }
+        life.down(&mut driver);
+        life.gone(&mut driver);
+        end(sandbox, driver);
+    });
+}
+
 /// Every image from nothing, and from every other one.
 fn check_all(sandbox: &Sandbox, driver: &Driver, ids: &[String]) {
     let images: Vec<Vec<u8>> = ids.iter().map(|id| content(sandbox, id)).collect();
