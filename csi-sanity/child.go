@@ -37,6 +37,8 @@ type order struct {
 type verdict struct {
 	Passed, Failed, Skipped int
 	Problems                []string
+	// Notes are figures that nobody asserts.
+	Notes []string
 }
 
 func orderFile(dir string) string   { return filepath.Join(dir, "order.json") }

@@ -16,6 +16,7 @@ type missingGroup struct {
 }
 
 func isBlock(c Configuration) bool         { return c.Block }
+func isMounted(c Configuration) bool       { return !c.Block }
 func isPartOfPool(c Configuration) bool    { return c.VolumeFilesystem == "" && !c.Block }
 func hasNoFilesystem(c Configuration) bool { return c.VolumeFilesystem == "" }
 func isSharedPool(c Configuration) bool    { return c.PoolFilesystem == "" }
@@ -42,6 +43,20 @@ var missingGroups = []missingGroup{
 	{
 		Ability: contract.SizeIsLimit, Reason: "Orlop does not hold directories to their sizes yet.", In: isPartOfPool,
 		Specs: []string{"capacity: a size is a limit"},
+	},
+	{
+		Ability: contract.ChangedBlocks, Reason: "A directory has no blocks to tell of.", In: isPartOfPool,
+		Specs: []string{
+			"blocks: an image is rebuilt from what is allocated and what has changed",
+			"blocks: empty, sparse and full images",
+			"blocks: an image is rebuilt after it has grown",
+			"blocks: a stream goes on from any offset, in messages of any length",
+			"blocks: wrong requests are refused",
+		},
+	},
+	{
+		Ability: "block", Reason: "A filesystem is never empty, sparse or full to the last byte.", In: isMounted,
+		Specs: []string{"blocks: empty, sparse and full images"},
 	},
 	{
 		Ability: contract.OwnPool, Reason: "Others write to the machine's own filesystem while the suite runs.", In: isSharedPool,

@@ -81,6 +81,9 @@ func runAndReport(t *testing.T, what string, o order) {
 		// A leak or a driver that did not start is a failure as well.
 		v.Failed = 1
 	}
+	for _, note := range v.Notes {
+		fmt.Printf("note of %s: %s\n", o.Configuration.Name, note)
+	}
 	fmt.Printf("%s %s: %d passed, %d failed, %d skipped\n", what, o.Configuration.Name, v.Passed, v.Failed, v.Skipped)
 	totals.Passed += v.Passed
 	totals.Failed += v.Failed

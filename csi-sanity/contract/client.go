@@ -143,6 +143,11 @@ func (d *driver) takeViolations() []string {
 	return taken
 }
 
+// deadline is the time for one call, for those that are made by hand.
+func (d *driver) deadline() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), rpcTimeout)
+}
+
 // call makes one call with a deadline of its own: a test's context ends before its cleanups run.
 func call[Q, R any](rpc func(context.Context, Q, ...grpc.CallOption) (R, error), request Q) (R, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), rpcTimeout)

@@ -182,6 +182,15 @@ func checkBlocks(path, seed string) error {
 	return nil
 }
 
+// discard gives blocks of a device back, where it takes them.
+func discard(device *os.File, at, length int64) error {
+	err := unix.Fallocate(int(device.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, at, length)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return nil
+	}
+	return err
+}
+
 // canWrite tries to write, without harm to what is there, and says why it cannot.
 func (t *T) canWrite(path string) error {
 	if !t.settings.Block {

@@ -52,6 +52,7 @@ func init() {
 	flag.StringVar(&s.Log, "log", "", "the driver's log file")
 	flag.BoolVar(&s.MayKill, "may-kill", false, "the driver may be killed, and is started again by whoever runs it")
 	flag.Var((*pairs)(&s.Mutable), "mutable", "parameters that a volume can be given later, k=v,k=v")
+	flag.IntVar(&s.Snapshots, "snapshots", 100, "how many are taken of a volume that is written to")
 	flag.StringVar(&s.Report, "report", "", "a file for the results")
 }
 

@@ -42,6 +42,9 @@ func Specs() []Spec {
 		parallelSpecs,
 		snapshotSpecs,
 		copySpecs(),
+		writerSpecs,
+		groupSpecs,
+		blockSpecs,
 		crashSpecs,
 		secretSpecs,
 	)
@@ -64,6 +67,8 @@ type Result struct {
 	// Missing are the abilities for lack of which it was skipped.
 	Missing []string
 	Message string
+	// Notes are figures that nobody asserts.
+	Notes   []string
 	Seconds float64
 }
 
@@ -140,6 +145,7 @@ func (s *suite) run(t *testing.T, spec Spec) {
 			result.Outcome = Failed
 		}
 		result.Message = strings.Join(checked.said, "\n")
+		result.Notes = checked.notes
 		result.Seconds = time.Since(begin).Seconds()
 		s.report.Results = append(s.report.Results, result)
 	})

@@ -27,6 +27,15 @@ type T struct {
 	paths []string
 	// said is what the report will say of a failure.
 	said []string
+	// notes are for people.
+	notes []string
+}
+
+// note keeps a figure for the report, which nobody asserts.
+func (t *T) note(format string, about ...any) {
+	t.Helper()
+	t.notes = append(t.notes, fmt.Sprintf(format, about...))
+	t.Logf(format, about...)
 }
 
 // Errorf is that of testing, and keeps the text for the report.
