@@ -95,6 +95,17 @@ impl Node {
         format!("default={}", self.text("pool"))
     }
 
+    /// A configuration file with the one pool of this test. It keeps nothing back: a disk that is rather full must not
+    /// decide about a test.
+    fn config(&self) -> String {
+        let path = self.text("orlop.toml");
+        // A JSON string is a TOML string.
+        let pool = Value::from(self.text("pool"));
+        let text = format!("[[pool]]\nname = \"default\"\npath = {pool}\nreserve = \"0\"\n");
+        fs::write(&path, text).unwrap();
+        path
+    }
+
     /// Starts a daemon and waits until it is ready.
     pub(crate) fn serve(&self, name: &str, more: &[&str]) -> Daemon {
         let daemon = self.start(name, more);
@@ -110,7 +121,7 @@ impl Node {
         let child = orlop()
             .args(["serve", "--node-id", "n1", "--init-pools", "--endpoint"])
             .arg(format!("unix://{}", socket.display()))
-            .args(["--pool", &self.pool(), "--root-dir", &self.text("root")])
+            .args(["--config", &self.config(), "--root-dir", &self.text("root")])
             .args(["--kubelet-dir", &self.text("kubelet")])
             .args(more)
             .stdout(Stdio::null())
