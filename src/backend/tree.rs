@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat, renameat};
 use nix::sys::stat::{
     FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmodat, fstat, fstatat, mkdirat,
     mknodat, utimensat,
@@ -261,6 +261,11 @@ impl Visitor for Copy<'_> {
                 let number = CString::new(stat.st_ino.to_string()).unwrap_or_default();
                 match linkat(&known, number.as_c_str(), here, *name, AtFlags::empty()) {
                     Err(Errno::ENOENT) => {}
+                    // The original has as many names as a file can have; this is the last one.
+                    Err(Errno::EMLINK) => {
+                        return renameat(&known, number.as_c_str(), here, *name)
+                            .map_err(failed("link", name));
+                    }
                     result => return result.map_err(failed("link", name)),
                 }
                 self.file(*parent, name)?;

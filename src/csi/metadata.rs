@@ -3,7 +3,7 @@
 //! A stream pins its snapshots until it ends or its reader has gone. It reads ahead by a few messages only.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -25,6 +25,8 @@ const AHEAD: usize = 4;
 const RANGES: usize = 1024;
 /// A reader that takes no message for so long holds up what it pins, and its stream ends.
 const STALL: Duration = Duration::from_secs(30);
+/// So does one that takes this long in all; it can go on with a new one.
+const LONGEST: Duration = Duration::from_secs(900);
 
 #[derive(Debug)]
 pub(super) struct SnapshotMetadata {
@@ -70,21 +72,21 @@ impl SnapshotMetadata {
             let (ranges, runtime) = (sender.clone(), Handle::current());
             let told = jobs.change(claims, &lane, move || {
                 let capacity = opened.capacity().as_i64();
-                let mut stalled = false;
+                let (mut stalled, begun) = (false, Instant::now());
                 engine.tell_metadata(&opened, &mut |found| {
                     let sent = ranges.send_timeout(Ok(message(capacity, blocks(found))), STALL);
                     let sent = runtime.block_on(sent);
-                    stalled = matches!(sent, Err(SendTimeoutError::Timeout(_)));
-                    sent.is_ok()
+                    let too_slow = begun.elapsed() > LONGEST;
+                    stalled = too_slow || matches!(sent, Err(SendTimeoutError::Timeout(_)));
+                    sent.is_ok() && !too_slow
                 })?;
                 Ok(stalled)
             });
             let end = match told.await {
                 Ok(false) => return,
-                Ok(true) => Status::deadline_exceeded(format!(
-                    "nobody read for {} s; go on from the end of the last range",
-                    STALL.as_secs()
-                )),
+                Ok(true) => Status::deadline_exceeded(
+                    "the ranges were read too slowly; go on from the end of the last one",
+                ),
                 Err(status) => status,
             };
             // A stream that just ended would be taken for a whole one. Nothing is pinned or held any more.

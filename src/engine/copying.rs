@@ -8,17 +8,17 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+
 use super::freeze::FreezePoint;
 use super::observe::Writing;
 use super::open_pool::OpenPool;
 use super::{Engine, EngineError, Located, chain};
 use crate::backend::{self, ImageCopy, Progress};
-use crate::host::Host;
+use crate::host::{HeldMount, Host, HostError, MountEntry};
 use crate::store::{Resolved, VolumeDir};
 use crate::volume::{Allocation, ByteSize};
 
-/// How often it is looked how a volume is used, when that changes meanwhile.
-const LOOKS: usize = 3;
 /// How often a long copy writes down how far it is.
 const NOTE: Duration = Duration::from_secs(1);
 /// How often it says so in the log.
@@ -65,14 +65,6 @@ fn in_use(located: &Located, writing: &Writing) -> EngineError {
     ))
 }
 
-/// A loop device without a mount that could be frozen.
-fn unseen(located: &Located, number: u32) -> EngineError {
-    EngineError::Precondition(format!(
-        "/dev/loop{number} is on the image of volume {}, but its mount cannot be seen from here, so it cannot be frozen; give the driver kubelet's directory with Bidirectional mount propagation, or end the pods that use the volume",
-        located.id()
-    ))
-}
-
 impl Engine {
     /// Copies what nobody writes to.
     pub(super) fn copy_still(
@@ -116,8 +108,19 @@ impl Engine {
             Instantly::Frozen(point) => {
                 self.while_frozen(std::slice::from_ref(&point), || self.copy_now(located, target))
             }
-            Instantly::AsItIs => self.copy_now(located, target),
+            Instantly::AsItIs => self.copy_as_it_is(located, target),
             Instantly::Not => self.copy_quietly(located, target),
+        }
+    }
+
+    /// Copies a volume that needs no freeze. The filesystem of an image needs none only while it is not mounted.
+    fn copy_as_it_is(&self, located: &Located, target: CopyTarget<'_>) -> Result<(), EngineError> {
+        let is_filesystem =
+            matches!(located.volume().resolved, Resolved::Loop { filesystem: Some(_), .. });
+        if is_filesystem {
+            self.copy_quietly(located, target)
+        } else {
+            self.copy_now(located, target)
         }
     }
 
@@ -133,27 +136,42 @@ impl Engine {
         if !(share && self.copies_instantly(located)?) {
             return Ok(Instantly::Not);
         }
-        for _ in 0..LOOKS {
-            match self.observe(located)?.writing() {
-                Writing::Nobody | Writing::Directory(_) => return Ok(Instantly::AsItIs),
-                Writing::Filesystem(entry) => {
-                    if let Some(mount) = self.host.hold_mount(&entry)? {
-                        return Ok(Instantly::Frozen(FreezePoint { id: located.id(), mount }));
-                    }
-                    // Unmounted or mounted over since it was seen.
-                }
-                Writing::Device(number) => {
-                    // What the pod has written but not synced is in the cache of the device, above the image.
-                    self.host.sync_loop(number)?;
-                    return Ok(Instantly::AsItIs);
-                }
-                Writing::Unknown(number) => return Err(unseen(located, number)),
+        match self.observe(located)?.writing() {
+            Writing::Nobody | Writing::Directory(_) => Ok(Instantly::AsItIs),
+            Writing::Filesystem(number, entries) => {
+                let mount = self.hold_any(number, &entries);
+                let mount = mount.map_err(EngineError::from)?.ok_or_else(|| {
+                    EngineError::Precondition(format!(
+                        "volume {} is just being mounted or unmounted (/dev/loop{number}); repeat",
+                        located.id()
+                    ))
+                })?;
+                Ok(Instantly::Frozen(FreezePoint { id: located.id(), mount }))
+            }
+            Writing::Device(number) => {
+                // What the pod has written but not synced is in the cache of the device, above the image.
+                self.host.sync_loop(number)?;
+                Ok(Instantly::AsItIs)
             }
         }
-        Err(EngineError::Precondition(format!(
-            "volume {} is just being mounted or unmounted; repeat",
-            located.id()
-        )))
+    }
+
+    /// Holds a mounted filesystem by whichever mount is not covered; by its device where none can be reached from here.
+    fn hold_any(
+        &self,
+        number: u32,
+        entries: &[MountEntry],
+    ) -> Result<Option<Arc<dyn HeldMount>>, HostError> {
+        for entry in entries {
+            if let Some(mount) = self.host.hold_mount(entry)? {
+                return Ok(Some(mount));
+            }
+        }
+        match self.host.hold_device(number) {
+            // It is being detached, or a program works on it.
+            Err(error) if matches!(error.errno(), Some(Errno::EBUSY | Errno::ENXIO)) => Ok(None),
+            held => held,
+        }
     }
 
     /// The volume's pool can copy it at one instant, whoever writes.

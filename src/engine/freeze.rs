@@ -6,7 +6,7 @@
 //!   thawed. A later run thaws what is marked and belongs to no living process, before it listens.
 //! - A second thread ends every freeze [`LONGEST`] after the first one, whatever the rest does; what the work made is
 //!   then no good. So is it when somebody else ended a freeze early.
-//! - What somebody else has frozen is not thawed here.
+//! - What somebody else has frozen is not thawed here, unless this run is killed between its mark and its freeze.
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
@@ -75,10 +75,32 @@ struct Frozen {
 
 #[derive(Default)]
 struct State {
-    mounts: Vec<Arc<dyn HeldMount>>,
+    /// Not known to be thawed yet.
+    points: Vec<FreezePoint>,
     /// No more is frozen; what is frozen is thawed.
     ended: bool,
-    late: bool,
+    /// Time was up, or somebody else had thawed one before.
+    torn: bool,
+}
+
+impl State {
+    /// Thaws what is frozen; what fails stays, and can be tried again.
+    fn thaw(&mut self) -> Result<(), HostError> {
+        let mut failure = Ok(());
+        let mut torn = self.torn;
+        self.points.retain(|point| match point.mount.thaw() {
+            Ok(was_frozen) => {
+                torn |= !was_frozen;
+                false
+            }
+            Err(error) => {
+                failure = Err(error);
+                true
+            }
+        });
+        self.torn = torn;
+        failure
+    }
 }
 
 impl Frozen {
@@ -87,42 +109,43 @@ impl Frozen {
     }
 
     /// Freezes one more; `false` when somebody else has frozen it.
-    fn add(&self, mount: &Arc<dyn HeldMount>) -> Result<bool, HostError> {
-        if !mount.freeze()? {
+    fn add(&self, point: &FreezePoint) -> Result<bool, HostError> {
+        if !point.mount.freeze()? {
             return Ok(false);
         }
         let mut state = self.state();
-        if state.ended {
-            // Time was up while the kernel waited for its writers.
-            mount.thaw()?;
-        } else {
-            state.mounts.push(Arc::clone(mount));
-        }
+        state.points.push(point.clone());
+        // Time may have been up while the kernel waited for its writers.
+        let thawed = if state.ended { state.thaw() } else { Ok(()) };
         drop(state);
-        Ok(true)
+        thawed.map(|()| true)
     }
 
-    /// Thaws all, also when one fails; `false` when one was not frozen any more.
-    fn end(&self, late: bool) -> Result<bool, HostError> {
+    /// Thaws all that is left to thaw.
+    fn end(&self) -> Result<(), HostError> {
         let mut state = self.state();
-        if state.ended {
-            return Ok(!state.late);
-        }
-        (state.ended, state.late) = (true, late);
-        let thawed: Vec<_> = state.mounts.iter().map(|mount| mount.thaw()).collect();
+        state.ended = true;
+        let thawed = state.thaw();
         drop(state);
         self.change.notify_all();
-        let all: Result<Vec<bool>, HostError> = thawed.into_iter().collect();
-        Ok(all?.into_iter().all(|was_frozen| was_frozen))
+        thawed
     }
 
     /// Ends the freeze when time is up and nobody has ended it.
     fn watch(&self) {
         let waited = self.change.wait_timeout_while(self.state(), LONGEST, |state| !state.ended);
-        drop(waited.unwrap_or_else(PoisonError::into_inner));
-        if let Err(error) = self.end(true) {
-            tracing::error!(error = chain(&error), "cannot thaw a volume");
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if state.ended {
+            return;
         }
+        (state.ended, state.torn) = (true, true);
+        if let Err(error) = state.thaw() {
+            tracing::error!(error = chain(&error), "cannot thaw a volume; it is tried again");
+        }
+    }
+
+    fn is_unthawed(&self, point: &FreezePoint) -> bool {
+        self.state().points.iter().any(|left| left.id == point.id)
     }
 }
 
@@ -147,44 +170,54 @@ impl Engine {
         let _turn = self.freezes.take(points.iter().map(|point| point.id.key.clone()).collect());
         // Another process must not take the marks for those of a dead one.
         let _alive = self.state.hold_marks()?;
+        for point in points {
+            // Nobody else can have a mark of a volume of this pool: a killed run left it, and what it froze.
+            if self.state.is_marked(&point.id)? {
+                point.mount.thaw()?;
+            }
+        }
+        let frozen = Frozen { state: Mutex::default(), change: Condvar::new() };
         let start = Instant::now();
-        let result = self.freeze(points, work);
+        let result = self.freeze(points, &frozen, work);
         let (volumes, milliseconds) = (points.len(), start.elapsed().as_secs_f64() * 1e3);
         tracing::info!(volumes, milliseconds, "writers were held up");
-        result
+        // A mark stays only where its volume is not known to be thawed.
+        let thawed = points.iter().filter(|point| !frozen.is_unthawed(point));
+        let unmarked = thawed.map(|point| self.state.unmark_frozen(&point.id));
+        let unmarked: Result<Vec<()>, StoreError> = unmarked.collect();
+        match result {
+            Ok(done) => unmarked.map(|_| done).map_err(EngineError::from),
+            Err(error) => Err(error.with_undo(unmarked.map(drop))),
+        }
     }
 
     fn freeze<T>(
         &self,
         points: &[FreezePoint],
+        frozen: &Frozen,
         work: impl FnOnce() -> Result<T, EngineError>,
     ) -> Result<T, EngineError> {
         for point in points {
             self.state.mark_frozen(&point.id)?;
         }
         injected(fault::point!("engine.freeze.marked"))?;
-        let frozen = Frozen { state: Mutex::default(), change: Condvar::new() };
         let (result, ended) = std::thread::scope(|scope| {
             let watchdog = std::thread::Builder::new().name("thaw".to_owned());
             if let Err(error) = watchdog.spawn_scoped(scope, || frozen.watch()) {
                 let error = HostError::call("start a thread to thaw", "a volume", error);
-                return (Err(error.into()), Ok(true));
+                return (Err(error.into()), Ok(()));
             }
-            let result = self.freeze_each(points, &frozen, work);
-            (result, frozen.end(false))
+            let result = self.freeze_each(points, frozen, work);
+            (result, frozen.end())
         });
-        if ended.is_ok() {
-            // A mark stays when it is not known that its volume is thawed.
-            points.iter().try_for_each(|point| self.state.unmark_frozen(&point.id))?;
-        }
         match (result, ended) {
-            (Err(error), ended) => Err(error.with_undo(ended.map(drop))),
+            (Err(error), ended) => Err(error.with_undo(ended)),
             (Ok(_), Err(error)) => Err(error.into()),
-            (Ok(_), Ok(false)) => Err(EngineError::Precondition(format!(
+            (Ok(_), Ok(())) if frozen.state().torn => Err(EngineError::Precondition(format!(
                 "writers could not be held up for as long as the copy took (at most {} s), so it shows no single instant; repeat when the disk is less busy and nobody else thaws the volume",
                 LONGEST.as_secs()
             ))),
-            (Ok(done), Ok(true)) => Ok(done),
+            (Ok(done), Ok(())) => Ok(done),
         }
     }
 
@@ -196,11 +229,11 @@ impl Engine {
     ) -> Result<T, EngineError> {
         let mut elsewhere = Vec::new();
         for point in points {
-            if frozen.state().late {
-                // The rest need not wait for nothing.
+            if frozen.state().ended {
+                // Time is up; the rest need not wait for nothing.
                 break;
             }
-            if !frozen.add(&point.mount)? {
+            if !frozen.add(point)? {
                 // Nobody writes to it either. Were this run killed, the next one must not thaw it.
                 self.state.unmark_frozen(&point.id)?;
                 elsewhere.push(point);
@@ -209,8 +242,9 @@ impl Engine {
         injected(fault::point!("engine.freeze.frozen"))?;
         let done = work()?;
         for point in elsewhere {
-            if point.mount.freeze()? {
-                point.mount.thaw()?;
+            // To freeze it is the only way to ask, and does so when it was not.
+            self.state.mark_frozen(&point.id)?;
+            if frozen.add(point)? {
                 return Err(EngineError::Precondition(format!(
                     "volume {} was frozen by another program, which thawed it during the copy; repeat",
                     point.id
@@ -244,25 +278,27 @@ impl Engine {
     fn try_thaw_marked(&self, tries: u32) -> Result<bool, EngineError> {
         for _ in 0..tries {
             if let Some(_nobody_freezes) = self.state.own_marks()? {
+                let mut all = true;
                 for id in self.state.frozen()? {
-                    self.thaw_one(&id)?;
+                    all &= self.thaw_one(&id)?;
                 }
-                return Ok(true);
+                return Ok(all);
             }
             std::thread::park_timeout(PAUSE);
         }
         Ok(false)
     }
 
-    fn thaw_one(&self, id: &VolumeId) -> Result<(), EngineError> {
+    fn thaw_one(&self, id: &VolumeId) -> Result<bool, EngineError> {
         match self.thaw_volume(id) {
             Ok(thawed) => {
                 tracing::warn!(volume = %id, thawed, "an earlier run was killed while it held up this volume's writers");
-                Ok(self.state.unmark_frozen(id)?)
+                self.state.unmark_frozen(id)?;
+                Ok(true)
             }
             Err(error) => {
                 tracing::error!(volume = %id, error = chain(&error), "cannot thaw; run `fsfreeze --unfreeze` on its mount point");
-                Ok(())
+                Ok(false)
             }
         }
     }

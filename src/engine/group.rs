@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::copying::Instantly;
 use super::freeze::FreezePoint;
+use super::observe::Writing;
 use super::open_pool::OpenPool;
 use super::snapshot::{generation, may_be_copied, now};
 use super::traffic::QuietCopy;
@@ -76,7 +77,6 @@ impl Engine {
             )));
         }
         located.iter().try_for_each(may_be_copied)?;
-        let points = self.points(&located)?;
         let pool = &first.pool;
         let _hold = self.reserve_copy(&located)?;
         let full = |error: EngineError| {
@@ -89,22 +89,28 @@ impl Engine {
         };
         let incoming = pool.store.begin(Kind::Group, &spec.key, &*self.host);
         let incoming = incoming.map_err(|e| full(e.into()))?;
-        match self.take_group(spec, &located, &points, &incoming) {
+        match self.take_group(spec, &located, &incoming) {
             Ok(group) => found(pool, &group),
             Err(error) => Err(full(error).with_undo(incoming.abandon(&*self.host))),
         }
     }
 
-    /// What has to be frozen for all of them to show one instant.
-    fn points(&self, located: &[Located]) -> Result<Vec<FreezePoint>, EngineError> {
-        let mut points = Vec::new();
-        for located in located {
-            let shares = located.pool.shares_blocks(&*self.host)?;
-            if let Instantly::Frozen(point) = self.freeze_point(located, shares)? {
-                points.push(point);
-            }
-        }
-        Ok(points)
+    /// A volume that is held up for the instant of the group: one with a filesystem of its own, in use.
+    fn is_held_up(&self, located: &Located) -> Result<bool, EngineError> {
+        let writing = self.observe(located)?.writing();
+        Ok(matches!(writing, Writing::Filesystem(..)) && self.copies_instantly(located)?)
+    }
+
+    /// What has to be frozen. Asked for late: until it is dropped, what is unmounted meanwhile does not go away.
+    fn points(&self, members: &[&Member<'_>]) -> Result<Vec<FreezePoint>, EngineError> {
+        let point = |member: &&Member<'_>| match self.freeze_point(member.located, true)? {
+            Instantly::Frozen(point) => Ok(point),
+            Instantly::AsItIs | Instantly::Not => Err(EngineError::Precondition(format!(
+                "volume {} was unmounted while its group was taken; repeat",
+                member.located.id()
+            ))),
+        };
+        members.iter().map(point).collect()
     }
 
     /// Makes sure that nobody writes to a volume that cannot be held up, until the answer is dropped or interrupted.
@@ -129,37 +135,59 @@ impl Engine {
         &self,
         spec: &GroupSpec,
         located: &[Located],
-        points: &[FreezePoint],
         incoming: &Incoming<'_>,
     ) -> Result<Arc<Group>, EngineError> {
+        let (mut held, mut still, mut quiet) = (Vec::new(), Vec::new(), Vec::new());
         let mut members = Vec::new();
         for located in located {
             let key = Key::of_member(&spec.name, &located.volume().key);
             let dir = incoming.member(&key)?;
             members.push(Member { located, dir, itself: Name { key, generation: generation()? } });
         }
-        let frozen = |located: &Located| points.iter().any(|point| point.id == located.id());
-        let others = located.iter().filter(|one| located.len() > 1 && !frozen(one));
-        let quiet = others.map(|one| self.keep_quiet(one)).collect::<Result<Vec<_>, _>>()?;
-        let (held, still): (Vec<_>, Vec<_>) =
-            members.iter().partition(|member| frozen(member.located));
+        for member in &members {
+            if self.is_held_up(member.located)? {
+                held.push(member);
+                continue;
+            }
+            if located.len() > 1 {
+                quiet.push(self.keep_quiet(member.located)?);
+            }
+            still.push(member);
+        }
         // What nobody writes to shows the same instant whenever it is copied, and may take its time.
         for member in still {
             self.copy_volume(member.located, self.snapshot_target(member.located, &member.dir)?)?;
         }
-        let targets = held.iter().map(|member| self.snapshot_target(member.located, &member.dir));
-        let targets = targets.collect::<Result<Vec<_>, _>>()?;
         let created = now();
-        self.while_frozen(points, || {
-            let mut pairs = held.iter().zip(&targets);
-            pairs.try_for_each(|(member, target)| self.copy_now(member.located, *target))
-        })?;
+        self.copy_held(&held)?;
         if quiet.iter().any(|quiet| quiet.progress.is_interrupted()) {
             return Err(BackendError::Interrupted.into());
         }
+        self.commit_group(spec, &members, created, incoming)
+    }
+
+    /// Copies members that are in use, all at one instant.
+    fn copy_held(&self, held: &[&Member<'_>]) -> Result<(), EngineError> {
+        let targets = held.iter().map(|member| self.snapshot_target(member.located, &member.dir));
+        let targets = targets.collect::<Result<Vec<_>, _>>()?;
+        let points = self.points(held)?;
+        self.while_frozen(&points, || {
+            let mut pairs = held.iter().zip(&targets);
+            pairs.try_for_each(|(member, target)| self.copy_now(member.located, *target))
+        })
+    }
+
+    /// Flushes the members, counts them, and makes them exist.
+    fn commit_group(
+        &self,
+        spec: &GroupSpec,
+        members: &[Member<'_>],
+        created: String,
+        incoming: &Incoming<'_>,
+    ) -> Result<Arc<Group>, EngineError> {
         let itself = Name { key: spec.key.clone(), generation: generation()? };
-        let mut snapshots = Vec::new();
-        for member in &members {
+        let (mut snapshots, mut reserved) = (Vec::new(), Vec::new());
+        for member in members {
             let volume = member.located.volume();
             let snapshot = Snapshot {
                 itself: member.itself.clone(),
@@ -171,14 +199,16 @@ impl Engine {
                 size: volume.size,
                 charge: ByteSize::ZERO,
             };
-            snapshots.push(self.seal_snapshot(member.located, &member.dir, snapshot)?);
+            let (sealed, hold) = self.seal_snapshot(member.located, &member.dir, snapshot)?;
+            snapshots.push(sealed);
+            reserved.push(hold);
         }
         let group = Group {
             itself,
             name: spec.name.clone(),
             created,
             members: members.iter().map(|member| member.itself.clone()).collect(),
-            sources: located.iter().map(|located| located.volume().itself()).collect(),
+            sources: members.iter().map(|member| member.located.volume().itself()).collect(),
         };
         let known = Arc::new(group.clone());
         incoming.commit_group(group, snapshots)?;

@@ -48,12 +48,10 @@ pub(super) enum Writing {
     Nobody,
     /// Its directory is mounted there.
     Directory(PathBuf),
-    /// Its filesystem is mounted there, and perhaps elsewhere.
-    Filesystem(Box<MountEntry>),
+    /// Its filesystem is on this loop device and mounted there.
+    Filesystem(u32, Vec<MountEntry>),
     /// It is a raw block device with this loop device.
     Device(u32),
-    /// This loop device is on its image, and no mount shows why.
-    Unknown(u32),
 }
 
 impl Writing {
@@ -67,10 +65,11 @@ impl Writing {
         match self {
             Self::Nobody => "not in use".to_owned(),
             Self::Directory(path) => format!("mounted at {}", path.display()),
-            Self::Filesystem(entry) => format!("mounted at {}", entry.mount_point.display()),
-            Self::Device(number) | Self::Unknown(number) => {
-                format!("attached to /dev/loop{number}")
-            }
+            Self::Filesystem(number, entries) => match entries.first() {
+                Some(entry) => format!("mounted at {}", entry.mount_point.display()),
+                None => format!("attached to /dev/loop{number}"),
+            },
+            Self::Device(number) => format!("attached to /dev/loop{number}"),
         }
     }
 }
@@ -223,18 +222,22 @@ impl Observed {
             Data::Directory { .. } => self.is_directory(entry, true) && !entry.is_read_only(),
             Data::Image { .. } => self.same(entry).is_some(),
         };
-        let entry = self.table.iter().find(writable);
+        let entries: Vec<&MountEntry> = self.table.iter().filter(writable).collect();
         let Data::Image { filesystem, loops, .. } = &self.data else {
-            return entry
+            return entries
+                .first()
                 .map_or(Writing::Nobody, |entry| Writing::Directory(entry.mount_point.clone()));
         };
-        match (loops.iter().find(|status| !status.read_only), filesystem, entry) {
-            (None, _, _) => Writing::Nobody,
-            (Some(status), false, _) => Writing::Device(status.number),
-            // The journal was replayed when it was mounted; nothing is written any more.
-            (Some(_), true, Some(entry)) if entry.filesystem_read_only => Writing::Nobody,
-            (Some(_), true, Some(entry)) => Writing::Filesystem(Box::new(entry.clone())),
-            (Some(status), true, None) => Writing::Unknown(status.number),
+        // The journal was replayed when it was mounted read-only; nothing is written any more.
+        let is_still =
+            !entries.is_empty() && entries.iter().all(|entry| entry.filesystem_read_only);
+        match (loops.iter().find(|status| !status.read_only), filesystem) {
+            (None, _) => Writing::Nobody,
+            (Some(status), false) => Writing::Device(status.number),
+            (Some(_), true) if is_still => Writing::Nobody,
+            (Some(status), true) => {
+                Writing::Filesystem(status.number, entries.into_iter().cloned().collect())
+            }
         }
     }
 

@@ -59,6 +59,9 @@ impl FoundSnapshot {
 /// A snapshot with the pool that it lives in.
 pub(super) type SnapshotIn = (Arc<OpenPool>, Arc<Snapshot>);
 
+/// A snapshot that is ready to exist, and what is promised for it until it does.
+type Sealed<'a> = (Snapshot, Option<Reservation<'a>>);
+
 pub(super) fn damaged(id: &impl ToString, reason: String) -> EngineError {
     let path = std::path::Path::new("snapshots").join(id.to_string());
     let source = crate::store::StoreError::Damaged { path, reason };
@@ -132,7 +135,7 @@ impl Engine {
         let itself = Name { key: spec.key.clone(), generation: generation()? };
         let made = self
             .take(&located, incoming.dir(), itself, &spec.name)
-            .and_then(|snapshot| Ok(incoming.commit_snapshot(snapshot)?));
+            .and_then(|(snapshot, _hold)| Ok(incoming.commit_snapshot(snapshot)?));
         match made {
             Ok(snapshot) => Ok(FoundSnapshot { pool: pool.tag(), snapshot }),
             Err(error) => Err(full(error).with_undo(incoming.abandon(&*self.host))),
@@ -140,13 +143,13 @@ impl Engine {
     }
 
     /// Fills the directory of a new snapshot and flushes it.
-    fn take(
+    fn take<'a>(
         &self,
-        located: &Located,
+        located: &'a Located,
         dir: &VolumeDir,
         itself: Name,
         name: &str,
-    ) -> Result<Snapshot, EngineError> {
+    ) -> Result<Sealed<'a>, EngineError> {
         let created = now();
         self.copy_volume(located, self.snapshot_target(located, dir)?)?;
         self.seal_snapshot(
@@ -180,25 +183,25 @@ impl Engine {
         })
     }
 
-    /// Flushes the data of a new snapshot and says what it takes.
-    pub(super) fn seal_snapshot(
+    /// Flushes the data of a new snapshot, says what it takes, and promises that where it was not promised before.
+    pub(super) fn seal_snapshot<'a>(
         &self,
-        located: &Located,
+        located: &'a Located,
         dir: &VolumeDir,
         mut snapshot: Snapshot,
-    ) -> Result<Snapshot, EngineError> {
+    ) -> Result<Sealed<'a>, EngineError> {
         if matches!(located.volume().resolved, Resolved::Loop { .. }) {
             // Longer than the record says when an expansion was cut off, or came in between.
             snapshot.size = backend::seal_image(dir)?;
         }
         snapshot.charge = self.measure_in(dir, snapshot.resolved)?;
-        if self.is_measured_later(located)? {
-            let room = located.pool.room(Allocation::Thin, &*self.host)?;
-            if snapshot.charge > room {
-                return Err(no_room(snapshot.charge, &located.pool, room));
-            }
+        if !self.is_measured_later(located)? {
+            return Ok((snapshot, None));
         }
-        Ok(snapshot)
+        let pool = &located.pool;
+        let hold = pool.reserve(snapshot.charge, Allocation::Thin, &*self.host)?;
+        let hold = hold.map_err(|room| no_room(snapshot.charge, pool, room))?;
+        Ok((snapshot, Some(hold)))
     }
 
     /// Only the finished snapshot tells what a volume takes: its own directory is being written to, and the snapshot of a

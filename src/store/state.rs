@@ -147,6 +147,15 @@ impl StateDir {
         dir::write_file(frozen.as_fd(), &id.to_string(), b"")
     }
 
+    /// The volume is marked.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn is_marked(&self, id: &VolumeId) -> Result<bool, StoreError> {
+        let frozen = dir::open_dir(self.fd.as_fd(), FROZEN)?;
+        Ok(dir::stat(frozen.as_fd(), id.to_string().as_ref())?.is_some())
+    }
+
     /// Takes the mark away.
     ///
     /// # Errors

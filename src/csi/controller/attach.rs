@@ -9,7 +9,7 @@ use super::super::proto::{
     ControllerPublishVolumeRequest, ControllerPublishVolumeResponse,
     ControllerUnpublishVolumeRequest, ControllerUnpublishVolumeResponse,
 };
-use super::super::{request, rpc};
+use super::super::{Claims, request, rpc};
 use super::Controller;
 
 impl Controller {
@@ -33,7 +33,7 @@ impl Controller {
             let attach = request::attach(&request)?;
             let engine = Arc::clone(&self.engine);
             let (key, lane) = (attach.id.key.to_string(), attach.id.pool.to_string());
-            self.jobs.change(&key, &lane, move || engine.attach(&attach)).await?;
+            self.jobs.change(Claims::node(key), &lane, move || engine.attach(&attach)).await?;
             // The record has all that the node needs.
             Ok(ControllerPublishVolumeResponse { publish_context: HashMap::new() })
         })
@@ -55,7 +55,9 @@ impl Controller {
             if let Some(id) = id {
                 let (engine, key, lane) =
                     (Arc::clone(&self.engine), id.key.to_string(), id.pool.to_string());
-                self.jobs.change(&key, &lane, move || engine.detach(&id, node.as_deref())).await?;
+                self.jobs
+                    .change(Claims::node(key), &lane, move || engine.detach(&id, node.as_deref()))
+                    .await?;
             }
             Ok(ControllerUnpublishVolumeResponse {})
         })

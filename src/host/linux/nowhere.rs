@@ -90,6 +90,10 @@ pub(super) fn mount(
         (Filesystem::Btrfs, _) => (c"btrfs", &[]),
     };
     sys::mount_detached(name, &loop_path(number), flags).map_err(|(errno, message)| {
+        if matches!(errno, Errno::EBUSY | Errno::ENXIO) {
+            // A program works on the device, or it is just being detached.
+            return HostError::call("mount the filesystem of", loop_path(number), errno);
+        }
         let said =
             if message.is_empty() { errno.to_string() } else { format!("{errno}: {message}") };
         HostError::Unsupported {

@@ -99,7 +99,8 @@ impl Copy<'_> {
         if outgrown {
             programs.resize2fs.run(&[path], &[0])?;
         }
-        let mut arguments = vec!["-U", "random"];
+        // A pod that made it may have left mount options in it, which the kernel would follow on the node.
+        let mut arguments = vec!["-U", "random", "-E", "mount_opts="];
         if self.read_at::<2>(EXT4_ERRORS)? == EXT4_ERRORS_PANIC {
             // Damage in one volume must not take the node down; as a mount option it is refused as well.
             arguments.extend(["-e", "remount-ro"]);
