@@ -33,7 +33,7 @@ enum Command {
     /// List volumes, and give up what will not come back
     #[command(subcommand)]
     Volume(volume::VolumeCommand),
-    /// List snapshots
+    /// List snapshots, and give up what will not come back
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
     /// Show on this machine what the driver does, and leave nothing behind

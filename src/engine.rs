@@ -269,7 +269,7 @@ fn read(pool: Arc<OpenPool>, id: &VolumeId) -> Result<Option<Located>, EngineErr
     match pool.store.read(&id.key) {
         Ok(record) => Ok(record.map(|record| Located { pool, record })),
         Err(source @ (StoreError::Damaged { .. } | StoreError::TooNew { .. })) => {
-            Err(EngineError::Damaged { id: id.to_string(), source })
+            Err(EngineError::Damaged { what: format!("volume {id}"), source })
         }
         Err(error) => Err(error.into()),
     }

@@ -45,6 +45,8 @@ fn every_command_tells_its_flags() {
         (vec!["volume"], vec!["list", "forget"]),
         (vec!["volume", "list"], vec!["--pool", "--config", "--output"]),
         (vec!["volume", "forget"], vec!["--pool", "--root-dir", "<ID>"]),
+        (vec!["snapshot"], vec!["list", "forget"]),
+        (vec!["snapshot", "forget"], vec!["--pool", "--root-dir", "<ID>"]),
         (vec!["snapshot", "list"], vec!["--pool", "--config", "--output"]),
         (vec!["try"], vec!["--only"]),
     ] {

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::Failure;
 use super::config::{ListArgs, check_name, check_path};
 use super::table::{self, Output};
-use crate::engine::offline;
+use crate::engine::offline::{self, PoolLine};
 use crate::volume::ByteSize;
 
 #[derive(Debug, Subcommand)]
@@ -60,12 +60,13 @@ pub(super) fn run(command: &PoolCommand) -> Result<(), Failure> {
     }
 }
 
-/// How a loop volume is copied in a pool.
-const fn copies(shares_blocks: Option<bool>) -> &'static str {
-    match shares_blocks {
-        Some(true) => "instant",
-        Some(false) => "full",
-        None => "-",
+/// Which volumes are copied at one instant in a pool.
+const fn copies(pool: &PoolLine) -> &'static str {
+    match (pool.shares_blocks, pool.has_subvolumes) {
+        (Some(true), true) => "instant",
+        (Some(true), false) => "instant for loop",
+        (Some(false), _) => "full",
+        (None, _) => "-",
     }
 }
 
@@ -100,7 +101,7 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
                 pool.state.clone(),
                 pool.volumes.to_string(),
                 pool.damaged.to_string(),
-                copies(pool.shares_blocks).to_owned(),
+                copies(pool).to_owned(),
                 pool.promised.to_string(),
                 size(pool.available),
                 size(pool.total),

@@ -1,22 +1,58 @@
-//! `orlop snapshot`: list snapshots.
+//! `orlop snapshot`: list snapshots, and give up what will not come back.
 
-use clap::Subcommand;
+use std::io::Write;
+
+use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::Failure;
-use super::config::ListArgs;
+use super::config::{ListArgs, PoolArgs};
 use super::table::{self, Output};
 use crate::engine::offline::{self, CopyLine, SnapshotLine};
 use crate::store::Kind;
+use crate::volume::{GroupId, SnapshotId};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum SnapshotCommand {
     /// List the snapshots of the configured pools, also while the daemon is down
     List(ListArgs),
+    /// Give up a snapshot or group whose pool will not come back, so that Kubernetes can delete it
+    Forget(ForgetArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ForgetArgs {
+    #[command(flatten)]
+    pools: PoolArgs,
+    /// The id of the snapshot (s-…) or group (g-…)
+    id: String,
 }
 
 pub(super) fn run(command: &SnapshotCommand) -> Result<(), Failure> {
-    let SnapshotCommand::List(args) = command;
+    match command {
+        SnapshotCommand::List(args) => list(args),
+        SnapshotCommand::Forget(args) => forget(args),
+    }
+}
+
+fn forget(args: &ForgetArgs) -> Result<(), Failure> {
+    let (root, pools) = (&args.pools.root_dir, args.pools.pools()?);
+    let id = match (args.id.parse::<SnapshotId>(), args.id.parse::<GroupId>()) {
+        (Ok(id), _) => {
+            offline::forget(root, &pools, &id, &id.pool)?;
+            format!("snapshot {id}")
+        }
+        (_, Ok(id)) => {
+            offline::forget(root, &pools, &id, &id.pool)?;
+            format!("group {id}")
+        }
+        (Err(error), Err(_)) => return Err(error.into()),
+    };
+    writeln!(std::io::stdout(), "{id} is given up: its deletion now succeeds without its pool")?;
+    Ok(())
+}
+
+fn list(args: &ListArgs) -> Result<(), Failure> {
     let pools = args.pools.pools()?;
     let (snapshots, away) = offline::snapshots(&pools);
     let copies = offline::copies(&pools, Kind::Snapshot);
@@ -29,7 +65,7 @@ pub(super) fn run(command: &SnapshotCommand) -> Result<(), Failure> {
             vec![key, String::new(), pool, String::new(), String::new(), state]
         };
         let rows: Vec<_> = snapshots.iter().map(row_of).chain(copies.iter().map(copy)).collect();
-        table::print(&["ID", "NAME", "POOL", "SOURCE", "TAKES", "STATE"], &rows)?;
+        table::print(&["ID", "NAME", "POOL", "SOURCE", "CHARGED", "STATE"], &rows)?;
     }
     if away.is_empty() {
         Ok(())

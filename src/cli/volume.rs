@@ -32,7 +32,7 @@ pub(super) fn run(command: &VolumeCommand) -> Result<(), Failure> {
     match command {
         VolumeCommand::List(args) => list(args),
         VolumeCommand::Forget(args) => {
-            offline::forget(&args.pools.root_dir, &args.pools.pools()?, &args.id)?;
+            offline::forget(&args.pools.root_dir, &args.pools.pools()?, &args.id, &args.id.pool)?;
             writeln!(
                 std::io::stdout(),
                 "volume {} is given up: its deletion now succeeds without its pool",

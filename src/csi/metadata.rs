@@ -130,8 +130,8 @@ impl snapshot_metadata_server::SnapshotMetadata for SnapshotMetadata {
         let request = request.into_inner();
         rpc::logged("GetMetadataDelta", &request.target_snapshot_id, async {
             let query = MetadataQuery {
-                base: Some(request::snapshot_id(&request.base_snapshot_id)?),
-                target: request::snapshot_id(&request.target_snapshot_id)?,
+                base: Some(request::snapshot_in("base_snapshot_id", &request.base_snapshot_id)?),
+                target: request::snapshot_in("target_snapshot_id", &request.target_snapshot_id)?,
                 start: request.starting_offset,
                 most: ranges_at_once(request.max_results)?,
             };

@@ -15,7 +15,7 @@ use tonic::Status;
 pub(super) use inline::inline;
 pub(super) use snapshot::{
     content_source, create_group, create_snapshot, group_id, group_id_or_unknown, members,
-    snapshot_id, snapshot_id_or_unknown, source,
+    snapshot_id, snapshot_id_or_unknown, snapshot_in, source,
 };
 
 use super::proto;

@@ -113,7 +113,7 @@ mod tests {
             ("Size", EngineError::Size(text())),
             ("NoSpace", EngineError::NoSpace(text())),
             ("Away", EngineError::Away(text())),
-            ("Damaged", EngineError::Damaged { id: text(), source: store() }),
+            ("Damaged", EngineError::Damaged { what: text(), source: store() }),
             ("Host", HostError::call("open", "x", nix::errno::Errno::EIO).into()),
             ("Store", store().into()),
             (

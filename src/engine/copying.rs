@@ -19,6 +19,8 @@ use crate::host::{HeldMount, Host, HostError, MountEntry};
 use crate::store::{Resolved, VolumeDir};
 use crate::volume::{Allocation, ByteSize};
 
+/// How often an instant copy begins again because the volume is just being mounted.
+const LOOKS: usize = 3;
 /// How often a long copy writes down how far it is.
 const NOTE: Duration = Duration::from_secs(1);
 /// How often it says so in the log.
@@ -56,7 +58,14 @@ impl OpenPool {
 }
 
 /// A copy whose source is in use although it must not be.
-fn in_use(located: &Located, writing: &Writing) -> EngineError {
+fn in_use(located: &Located, writing: &Writing, shares: bool) -> EngineError {
+    if shares {
+        return EngineError::Precondition(format!(
+            "volume {} is in use ({}), and the copy that is asked for shares no blocks with it, so it takes its time (allocation=thick, onDelete=wipe, or another pool): end the pods that use it, or take a snapshot and restore that",
+            located.id(),
+            writing.describe()
+        ));
+    }
     EngineError::Precondition(format!(
         "volume {} is in use ({}), and pool {} cannot copy it at one instant: end the pods that use it, then repeat; or keep it on a pool on btrfs, or on XFS with reflink and backend=loop",
         located.id(),
@@ -103,25 +112,30 @@ impl Engine {
         located: &Located,
         target: CopyTarget<'_>,
     ) -> Result<(), EngineError> {
-        let point = self.freeze_point(located, target.share)?;
-        match point {
-            Instantly::Frozen(point) => {
-                self.while_frozen(std::slice::from_ref(&point), || self.copy_now(located, target))
-            }
-            Instantly::AsItIs => self.copy_as_it_is(located, target),
-            Instantly::Not => self.copy_quietly(located, target),
-        }
-    }
-
-    /// Copies a volume that needs no freeze. The filesystem of an image needs none only while it is not mounted.
-    fn copy_as_it_is(&self, located: &Located, target: CopyTarget<'_>) -> Result<(), EngineError> {
-        let is_filesystem =
+        let has_filesystem =
             matches!(located.volume().resolved, Resolved::Loop { filesystem: Some(_), .. });
-        if is_filesystem {
-            self.copy_quietly(located, target)
-        } else {
-            self.copy_now(located, target)
+        for _ in 0..LOOKS {
+            match self.freeze_point(located, target.share)? {
+                Instantly::Frozen(point) => {
+                    let point = std::slice::from_ref(&point);
+                    return self.while_frozen(point, || self.copy_now(located, target));
+                }
+                // A filesystem needs no freeze only while it is not mounted; a stage may also repair it.
+                Instantly::AsItIs if has_filesystem => match self.copy_quietly(located, target)? {
+                    Quietly::Done => return Ok(()),
+                    // It took no time to speak of, and now it is to be frozen.
+                    Quietly::Interrupted => target.dir.remove_image()?,
+                },
+                Instantly::AsItIs => return self.copy_now(located, target),
+                Instantly::Not => {
+                    return match self.copy_quietly(located, target)? {
+                        Quietly::Done => Ok(()),
+                        Quietly::Interrupted => Err(backend::BackendError::Interrupted.into()),
+                    };
+                }
+            }
         }
+        Err(backend::BackendError::Interrupted.into())
     }
 
     /// How a volume is copied at one instant.
@@ -196,7 +210,7 @@ impl Engine {
             return Ok(());
         }
         let writing = self.observe(located)?.writing();
-        if writing.is_somebody() { Err(in_use(located, &writing)) } else { Ok(()) }
+        if writing.is_somebody() { Err(in_use(located, &writing, false)) } else { Ok(()) }
     }
 
     /// Copies a volume as it is now.
@@ -212,7 +226,11 @@ impl Engine {
     }
 
     /// Copies a volume while nobody writes to it.
-    fn copy_quietly(&self, located: &Located, target: CopyTarget<'_>) -> Result<(), EngineError> {
+    fn copy_quietly(
+        &self,
+        located: &Located,
+        target: CopyTarget<'_>,
+    ) -> Result<Quietly, EngineError> {
         let progress = Arc::new(Progress::default());
         let key = &located.volume().key;
         let _copy = self.traffic.begin_copy(key, &progress).ok_or_else(|| {
@@ -222,19 +240,20 @@ impl Engine {
             ))
         })?;
         // In this order: a Node call that comes in from here on interrupts the copy.
-        let observed = self.observe(located)?;
-        let writing = observed.writing();
-        if writing != Writing::Nobody {
-            return Err(in_use(located, &writing));
+        let writing = self.observe(located)?.writing();
+        if writing.is_somebody() {
+            return Err(in_use(located, &writing, self.copies_instantly(located)?));
         }
         let dir = located.pool.store.open_volume(key)?;
         let name = located.id().to_string();
         let source = CopySource { dir: &dir, resolved: located.volume().resolved, name: &name };
-        self.copy_still(source, target, &progress)?;
+        let copied = self.copy_still(source, target, &progress);
         if progress.is_interrupted() {
-            return Err(backend::BackendError::Interrupted.into());
+            let (done, total) = progress.figures();
+            tracing::warn!(volume = name, %done, %total, "a Node call came in; the copy is thrown away");
+            return Ok(Quietly::Interrupted);
         }
-        Ok(())
+        copied.map(|()| Quietly::Done)
     }
 
     /// What a copy of a volume will take of its pool.
@@ -254,6 +273,13 @@ impl Engine {
             Resolved::Loop { .. } => self.host.allocated(dir.image_to_read()?.as_fd())?,
         })
     }
+}
+
+/// What became of a copy that needs quiet.
+enum Quietly {
+    Done,
+    /// A Node call came in.
+    Interrupted,
 }
 
 /// How a volume can be copied at one instant.

@@ -33,11 +33,11 @@ pub enum EngineError {
     /// The pool is away for now.
     #[error("{0}")]
     Away(String),
-    /// The volume's record cannot be read.
-    #[error("volume {id}")]
+    /// The record of a volume, snapshot or group cannot be read.
+    #[error("{what}")]
     Damaged {
-        /// Which volume.
-        id: String,
+        /// What, with its id.
+        what: String,
         /// What is wrong with its record.
         source: StoreError,
     },

@@ -179,7 +179,9 @@ impl Engine {
         let frozen = Frozen { state: Mutex::default(), change: Condvar::new() };
         let start = Instant::now();
         let result = self.freeze(points, &frozen, work);
-        let (volumes, milliseconds) = (points.len(), start.elapsed().as_secs_f64() * 1e3);
+        // Whole microseconds, as people read them.
+        let milliseconds = (start.elapsed().as_secs_f64() * 1e6).round() / 1e3;
+        let volumes = points.len();
         tracing::info!(volumes, milliseconds, "writers were held up");
         // A mark stays only where its volume is not known to be thawed.
         let thawed = points.iter().filter(|point| !frozen.is_unthawed(point));

@@ -9,11 +9,13 @@ use super::copying::Instantly;
 use super::freeze::FreezePoint;
 use super::observe::Writing;
 use super::open_pool::OpenPool;
-use super::snapshot::{generation, may_be_copied, now};
+use super::snapshot::{generation, now};
 use super::traffic::QuietCopy;
 use super::{Engine, EngineError, FoundSnapshot, Located, reaper};
 use crate::backend::{BackendError, Progress};
-use crate::store::{Group, GroupEntry, Incoming, Kind, Name, Snapshot, SnapshotEntry, VolumeDir};
+use crate::store::{
+    Group, GroupEntry, Incoming, Kind, Name, Snapshot, SnapshotEntry, StoreError, VolumeDir,
+};
 use crate::volume::{ByteSize, GroupId, Key, SnapshotId, VolumeId};
 
 /// What a new group is to be.
@@ -62,7 +64,7 @@ impl Engine {
             self.pools.by_tag(&source.pool)?;
         }
         for pool in self.pools.open_ones() {
-            if let Some(group) = whole(pool.store.group(&spec.key), &spec.key)? {
+            if let Some(group) = whole(&pool, &spec.key, &spec.key)? {
                 return same_group(spec, &pool, &group);
             }
         }
@@ -76,7 +78,7 @@ impl Engine {
                 "volumes {id} and {other} are in different pools, which cannot be written at one instant; group volumes of one pool"
             )));
         }
-        located.iter().try_for_each(may_be_copied)?;
+        located.iter().try_for_each(|located| self.may_be_copied(located))?;
         let pool = &first.pool;
         let _hold = self.reserve_copy(&located)?;
         let full = |error: EngineError| {
@@ -221,7 +223,7 @@ impl Engine {
     /// It does not exist, or its pool is away.
     pub fn get_group(&self, id: &GroupId) -> Result<FoundGroup, EngineError> {
         let pool = self.pools.by_tag(&id.pool)?;
-        match whole(pool.store.group(&id.key), id)? {
+        match whole(&pool, &id.key, id)? {
             Some(group) if group.itself.generation == id.generation => found(&pool, &group),
             Some(_) | None => {
                 Err(EngineError::NotFound(format!("group snapshot {id} does not exist")))
@@ -234,9 +236,11 @@ impl Engine {
     pub fn group_members(&self, id: &GroupId) -> Vec<SnapshotId> {
         let pools = self.pools.open_ones();
         let pool = pools.iter().find(|pool| pool.tag() == id.pool);
-        let group = pool.and_then(|pool| pool.store.group(&id.key));
         // What the members of a damaged one are is not known; it is not deleted either.
-        let group = group.and_then(|entry| whole(Some(entry), id).ok().flatten());
+        let group = pool.and_then(|pool| match pool.store.group(&id.key) {
+            Some(GroupEntry::Whole(group)) => Some(group),
+            Some(GroupEntry::Damaged { .. }) | None => None,
+        });
         let members = group.iter().flat_map(|group| &group.members);
         members.map(|member| member.snapshot_id(id.pool.clone())).collect()
     }
@@ -270,8 +274,15 @@ impl Engine {
         id: &GroupId,
         named: &BTreeSet<SnapshotId>,
     ) -> Result<(), EngineError> {
-        let pool = self.pools.by_tag(&id.pool)?;
-        let Some(group) = whole(pool.store.group(&id.key), id)? else { return Ok(()) };
+        let pool = match self.pools.by_tag(&id.pool) {
+            Err(EngineError::Away(_)) if self.state.is_forgotten(id)? => return Ok(()),
+            pool => pool?,
+        };
+        if pool.store.group(&id.key).is_none() {
+            return Ok(());
+        }
+        // What was damaged since it was read is not removed.
+        let group = pool.store.mend_group(&id.key).map_err(|source| damaged(id, source))?;
         if group.itself.generation != id.generation {
             return Ok(());
         }
@@ -282,16 +293,27 @@ impl Engine {
     }
 }
 
-/// A group whose record can be read.
+/// The group of a key.
 ///
 /// # Errors
 /// [`EngineError::Damaged`]: nothing is done to it or its members.
-fn whole(entry: Option<GroupEntry>, id: &impl ToString) -> Result<Option<Arc<Group>>, EngineError> {
-    match entry {
+fn whole(
+    pool: &OpenPool,
+    key: &Key,
+    id: &impl std::fmt::Display,
+) -> Result<Option<Arc<Group>>, EngineError> {
+    match pool.store.group(key) {
         None => Ok(None),
         Some(GroupEntry::Whole(group)) => Ok(Some(group)),
-        Some(GroupEntry::Damaged { reason }) => Err(super::snapshot::damaged(id, reason)),
+        // Somebody may have mended it.
+        Some(GroupEntry::Damaged { .. }) => {
+            pool.store.mend_group(key).map(Some).map_err(|source| damaged(id, source))
+        }
     }
+}
+
+fn damaged(id: &impl std::fmt::Display, source: StoreError) -> EngineError {
+    EngineError::Damaged { what: format!("group snapshot {id}"), source }
 }
 
 /// A group that exists already is the one that the request asks for.
@@ -319,8 +341,10 @@ fn found(pool: &Arc<OpenPool>, group: &Group) -> Result<FoundGroup, EngineError>
             Some(SnapshotEntry::Whole(snapshot)) => {
                 members.push(FoundSnapshot { pool: pool.tag(), snapshot });
             }
-            Some(SnapshotEntry::Damaged { reason, .. }) => {
-                return Err(super::snapshot::damaged(&member.key, reason));
+            Some(SnapshotEntry::Damaged { .. }) => {
+                let mended = pool.store.mend_snapshot(&member.key);
+                let snapshot = mended.map_err(|source| damaged(&id, source))?;
+                members.push(FoundSnapshot { pool: pool.tag(), snapshot });
             }
             None => {
                 return Err(EngineError::NotFound(format!(

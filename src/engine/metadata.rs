@@ -70,7 +70,7 @@ impl Engine {
                 let (base_pool, base) = self.image_snapshot(id)?;
                 if (base_pool.tag(), &base.source) != (pool.tag(), &target.source) {
                     return Err(EngineError::Invalid(format!(
-                        "snapshots {id} and {} are of different volumes",
+                        "snapshots {id} and {} are of different volumes; give two of one volume, or ask what is allocated",
                         query.target
                     )));
                 }

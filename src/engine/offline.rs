@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::pools::{new_marker, random};
 use super::{EngineError, PoolConfig, chain};
 use crate::host::linux::LinuxHost;
-use crate::host::{Copying as _, Host};
+use crate::host::{Copying as _, Host, PoolFilesystem};
 use crate::store::{
     CopyProgress, Kind, Pool, PoolView, Snapshot, StateDir, StoreError, ViewedSnapshot,
     ViewedVolume, Volume,
@@ -33,6 +33,8 @@ pub struct PoolLine {
     pub snapshots: usize,
     /// Its files can share blocks, so that copies of loop volumes are instant; `None` when that cannot be told.
     pub shares_blocks: Option<bool>,
+    /// Its directories are subvolumes, so that copies of hostpath volumes are instant.
+    pub has_subvolumes: bool,
     /// What its volumes were promised, deleted ones that are still there included.
     pub promised: ByteSize,
     /// The size of its filesystem.
@@ -121,6 +123,7 @@ pub fn pools(configured: &[PoolConfig]) -> Vec<PoolLine> {
             damaged: 0,
             snapshots: 0,
             shares_blocks: None,
+            has_subvolumes: false,
             promised: ByteSize::ZERO,
             total: None,
             available: None,
@@ -130,6 +133,8 @@ pub fn pools(configured: &[PoolConfig]) -> Vec<PoolLine> {
             Ok(view) => {
                 line.uuid = Some(view.uuid().clone());
                 let space = host.space(view.directory()).ok();
+                let filesystem = space.map(|space| space.filesystem);
+                line.has_subvolumes = filesystem == Some(PoolFilesystem::Btrfs);
                 line.total = space.map(|space| space.total);
                 line.available = space.map(|space| space.available);
                 line.promised = view.graves_size();
@@ -210,21 +215,22 @@ pub fn copies(configured: &[PoolConfig], kind: Kind) -> Vec<CopyLine> {
     lines
 }
 
-/// Records that a volume is given up.
+/// Records that a volume, snapshot or group is given up.
 ///
 /// # Errors
 /// Its pool is here: then it can be deleted.
 pub fn forget(
     root_dir: &Path,
     configured: &[PoolConfig],
-    id: &VolumeId,
+    id: &impl std::fmt::Display,
+    tag: &PoolTag,
 ) -> Result<(), EngineError> {
     let here = configured
         .iter()
-        .find(|config| PoolView::open(&config.path).is_ok_and(|view| view.uuid().tag() == id.pool));
+        .find(|config| PoolView::open(&config.path).is_ok_and(|view| view.uuid().tag() == *tag));
     if let Some(pool) = here {
         return Err(EngineError::Precondition(format!(
-            "the pool {} of volume {id} is here; delete the volume instead",
+            "the pool {} of {id} is here; delete it instead",
             pool.name
         )));
     }

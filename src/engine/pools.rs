@@ -356,9 +356,27 @@ impl Pools {
         match (find(), self.twins(tag)) {
             (_, Some(twins)) => Err(twins),
             (Some(slot), None) => self.refresh(slot),
-            (None, None) => Err(EngineError::Away(format!(
-                "the pool {tag} is not on this node now; mount its disk, or give the volume up with `orlop volume forget`"
-            ))),
+            (None, None) => Err(self.away_by_tag(tag)),
+        }
+    }
+
+    /// Why no open pool has that tag.
+    fn away_by_tag(&self, tag: &PoolTag) -> EngineError {
+        // Which pools were here before is remembered by name.
+        let was_it = |slot: &&Slot| {
+            let known = self.state.known(&slot.config.name);
+            known.is_ok_and(|known| known.is_some_and(|uuid| uuid.tag() == *tag))
+        };
+        match self.slots.iter().find(was_it).map(|slot| (slot, slot.state())) {
+            Some((slot, State::Waiting(reason))) => EngineError::Away(format!(
+                "pool {} ({}) is not open: {reason}; it is taken over when that has ended",
+                slot.config.name,
+                slot.config.path.display()
+            )),
+            Some((slot, State::Away(reason))) => away(&slot.config, &reason),
+            Some((_, State::Ready(_))) | None => EngineError::Away(format!(
+                "the pool {tag} is not on this node now; mount its disk, or give up what it has with `orlop volume forget` or `orlop snapshot forget`"
+            )),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Snapshots: make, delete, look up, list.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::capacity::Reservation;
@@ -8,7 +9,8 @@ use super::open_pool::OpenPool;
 use super::pools::random;
 use super::{Engine, EngineError, Located, reaper};
 use crate::backend;
-use crate::store::{Kind, Name, Resolved, Snapshot, SnapshotEntry, VolumeDir};
+use crate::host::HostError;
+use crate::store::{IMAGE, Kind, Name, Resolved, Snapshot, SnapshotEntry, StoreError, VolumeDir};
 use crate::volume::{
     Allocation, ByteSize, Generation, GroupId, Key, OnDelete, PoolTag, SnapshotId, Topology,
     VolumeId,
@@ -62,10 +64,8 @@ pub(super) type SnapshotIn = (Arc<OpenPool>, Arc<Snapshot>);
 /// A snapshot that is ready to exist, and what is promised for it until it does.
 type Sealed<'a> = (Snapshot, Option<Reservation<'a>>);
 
-pub(super) fn damaged(id: &impl ToString, reason: String) -> EngineError {
-    let path = std::path::Path::new("snapshots").join(id.to_string());
-    let source = crate::store::StoreError::Damaged { path, reason };
-    EngineError::Damaged { id: id.to_string(), source }
+fn damaged(id: &impl std::fmt::Display, source: StoreError) -> EngineError {
+    EngineError::Damaged { what: format!("snapshot {id}"), source }
 }
 
 /// Now, as records keep it.
@@ -80,17 +80,6 @@ pub(super) fn generation() -> Result<Generation, EngineError> {
     Ok(Generation::from_bits(bits))
 }
 
-/// The volume may be copied at all.
-pub(super) fn may_be_copied(located: &Located) -> Result<(), EngineError> {
-    if located.volume().on_delete == OnDelete::Wipe {
-        return Err(EngineError::Precondition(format!(
-            "volume {} has onDelete=wipe, and a copy would keep what is to be overwritten; change onDelete first",
-            located.id()
-        )));
-    }
-    Ok(())
-}
-
 /// The error for data that does not fit beside what the pool has promised.
 pub(super) fn no_room(charge: ByteSize, pool: &OpenPool, room: ByteSize) -> EngineError {
     EngineError::NoSpace(format!(
@@ -100,6 +89,36 @@ pub(super) fn no_room(charge: ByteSize, pool: &OpenPool, room: ByteSize) -> Engi
 }
 
 impl Engine {
+    /// The volume may be copied at all.
+    ///
+    /// # Errors
+    /// [`EngineError::Precondition`]: it is to be wiped, or has lost data, of which a copy would make a good one.
+    pub(super) fn may_be_copied(&self, located: &Located) -> Result<(), EngineError> {
+        let (id, volume) = (located.id(), located.volume());
+        if volume.on_delete == OnDelete::Wipe {
+            return Err(EngineError::Precondition(format!(
+                "volume {id} has onDelete=wipe, and a copy would keep what is to be overwritten; change it first (ControllerModifyVolume; in Kubernetes a VolumeAttributesClass with onDelete: delete)"
+            )));
+        }
+        let Resolved::Loop { filesystem, .. } = volume.resolved else { return Ok(()) };
+        let image = located.pool.store.open_volume(&volume.key)?.image_to_read()?;
+        let failed = |e| HostError::call("look at", IMAGE, e);
+        let length = ByteSize::new(image.metadata().map_err(failed)?.len());
+        let has = self.host.probe(image.as_fd())?.map(|signature| signature.filesystem);
+        if length < volume.size {
+            return Err(EngineError::Precondition(format!(
+                "volume {id} cannot be copied: its image has {length}, the volume {} (ImageTruncated); restore the volume from an earlier snapshot",
+                volume.size
+            )));
+        }
+        if filesystem.is_some() && has != filesystem {
+            return Err(EngineError::Precondition(format!(
+                "volume {id} cannot be copied: its image does not begin with its filesystem any more (FilesystemMissing); restore the volume from an earlier snapshot"
+            )));
+        }
+        Ok(())
+    }
+
     /// Makes a snapshot, or finds the one that an earlier call made.
     ///
     /// # Errors
@@ -119,7 +138,7 @@ impl Engine {
         }
         let located = self.locate(&spec.source)?;
         self.check_requisite(&spec.requisite)?;
-        may_be_copied(&located)?;
+        self.may_be_copied(&located)?;
         let pool = &located.pool;
         let _hold = self.reserve_copy(std::slice::from_ref(&located))?;
         let full = |error: EngineError| {
@@ -258,7 +277,10 @@ impl Engine {
                 Some(SnapshotEntry::Whole(snapshot)) => {
                     return Ok(Some(FoundSnapshot { pool: pool.tag(), snapshot }));
                 }
-                Some(SnapshotEntry::Damaged { reason, .. }) => return Err(damaged(key, reason)),
+                Some(SnapshotEntry::Damaged { .. }) => {
+                    let snapshot = pool.store.mend_snapshot(key).map_err(|e| damaged(key, e))?;
+                    return Ok(Some(FoundSnapshot { pool: pool.tag(), snapshot }));
+                }
             }
         }
         Ok(None)
@@ -267,13 +289,15 @@ impl Engine {
     /// The snapshot of an id together with its pool; `None` when its pool is here and has no such snapshot.
     pub(super) fn find_snapshot(&self, id: &SnapshotId) -> Result<Option<SnapshotIn>, EngineError> {
         let pool = self.pools.by_tag(&id.pool)?;
-        match pool.store.snapshot(&id.key) {
-            None => Ok(None),
-            Some(SnapshotEntry::Whole(snapshot)) => {
-                Ok((snapshot.itself.generation == id.generation).then_some((pool, snapshot)))
+        let snapshot = match pool.store.snapshot(&id.key) {
+            None => return Ok(None),
+            Some(SnapshotEntry::Whole(snapshot)) => snapshot,
+            // Somebody may have mended it.
+            Some(SnapshotEntry::Damaged { .. }) => {
+                pool.store.mend_snapshot(&id.key).map_err(|source| damaged(id, source))?
             }
-            Some(SnapshotEntry::Damaged { reason, .. }) => Err(damaged(id, reason)),
-        }
+        };
+        Ok((snapshot.itself.generation == id.generation).then_some((pool, snapshot)))
     }
 
     /// The snapshot of an id.
@@ -305,7 +329,13 @@ impl Engine {
     /// # Errors
     /// It belongs to a group, is damaged, or its pool is away.
     pub fn delete_snapshot(&self, id: &SnapshotId) -> Result<(), EngineError> {
-        let Some((pool, snapshot)) = self.find_snapshot(id)? else { return Ok(()) };
+        let found = match self.find_snapshot(id) {
+            Err(EngineError::Away(_)) if self.state.is_forgotten(id)? => return Ok(()),
+            found => found?,
+        };
+        let Some((pool, snapshot)) = found else { return Ok(()) };
+        // What was damaged since it was read is not removed.
+        pool.store.mend_snapshot(&id.key).map_err(|source| damaged(id, source))?;
         if let Some(group) = &snapshot.group {
             return Err(EngineError::Invalid(format!(
                 "snapshot {id} belongs to the group {}; delete the group",

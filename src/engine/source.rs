@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::copying::{CopySource, CopyTarget};
 use super::create::{Plan, check_flags, size_error, wanted_filesystem};
 use super::open_pool::OpenPool;
-use super::snapshot::{may_be_copied, no_snapshot};
+use super::snapshot::no_snapshot;
 use super::{Engine, EngineError, Located};
 use crate::backend::{self, Progress};
 use crate::store::{Resolved, Snapshot, VolumeDir};
@@ -59,7 +59,7 @@ impl Engine {
             }
             Source::Volume(id) => {
                 let located = self.locate(id)?;
-                may_be_copied(&located)?;
+                self.may_be_copied(&located)?;
                 let (resolved, size) = (located.volume().resolved, located.volume().size);
                 let pool = Arc::clone(&located.pool);
                 Ok(Origin { pool, resolved, size, kind: OriginKind::Volume(Box::new(located)) })
@@ -79,7 +79,7 @@ impl Engine {
         let (has, wants) = (origin.resolved.backend(), spec.parameters.backend);
         if has != wants {
             return Err(incompatible(&format!(
-                "its backend is {has}, the class asks for {wants}; use a class with backend={has}"
+                "the source's backend is {has}, the class asks for {wants}; use a class with backend={has}"
             )));
         }
         let resolved = match origin.resolved {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::death::{Grave, grave_charge};
 use super::directories::Directories;
 use super::index::{Entry, GroupEntry, Index, SnapshotEntry};
-use super::pool::{read_record, whole};
+use super::pool::{Pool, read_record, whole};
 use super::snapshot::{Group, Snapshot};
 use super::{IMAGE, Kind, StoreError, dir};
 use crate::volume::{ByteSize, Key};
@@ -18,11 +18,19 @@ pub(super) fn read(directories: &Directories, pool: &Path) -> Result<Index, Stor
     let mut index = Index::default();
     let volumes = directories.of(Kind::Volume);
     for key in keys(volumes, Kind::Volume, pool)? {
-        index.insert(key.clone(), volume(volumes, &key));
+        let entry = volume(volumes, &key);
+        if let Entry::Damaged { reason, .. } = &entry {
+            tracing::warn!(pool = %pool.display(), volume = %key, reason, "damaged; left as it is");
+        }
+        index.insert(key.clone(), entry);
     }
     let snapshots = directories.of(Kind::Snapshot);
     for key in keys(snapshots, Kind::Snapshot, pool)? {
-        index.insert_snapshot(key.clone(), snapshot(snapshots, &key));
+        let entry = snapshot(snapshots, &key);
+        if let SnapshotEntry::Damaged { reason, .. } = &entry {
+            tracing::warn!(pool = %pool.display(), snapshot = %key, reason, "damaged; left as it is");
+        }
+        index.insert_snapshot(key.clone(), entry);
     }
     let groups = directories.of(Kind::Group);
     for key in keys(groups, Kind::Group, pool)? {
@@ -39,6 +47,44 @@ pub(super) fn read(directories: &Directories, pool: &Path) -> Result<Index, Stor
         }
     }
     Ok(index)
+}
+
+impl Pool {
+    /// Reads a snapshot's record again, and remembers what it says: somebody may have mended or damaged it.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn mend_snapshot(&self, key: &Key) -> Result<Arc<Snapshot>, StoreError> {
+        let snapshot = Arc::new(self.snapshot_on_disk(key)?);
+        self.index().insert_snapshot(key.clone(), SnapshotEntry::Whole(Arc::clone(&snapshot)));
+        Ok(snapshot)
+    }
+
+    fn snapshot_on_disk(&self, key: &Key) -> Result<Snapshot, StoreError> {
+        let directories = self.directories();
+        if let Some(fd) = dir::find_dir(directories.of(Kind::Snapshot), key.as_str())? {
+            return read_snapshot(fd.as_fd(), key);
+        }
+        let groups = directories.of(Kind::Group);
+        for name in dir::names(groups)? {
+            let place = Path::new(&name).join(key.as_str());
+            if let Some(fd) = dir::find_dir(groups, place)? {
+                return read_snapshot(fd.as_fd(), key);
+            }
+        }
+        Err(StoreError::Damaged { path: key.as_str().into(), reason: "it has vanished".to_owned() })
+    }
+
+    /// The same for a group; its members are known.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn mend_group(&self, key: &Key) -> Result<Arc<Group>, StoreError> {
+        let fd = dir::open_dir(self.directories().of(Kind::Group), key.as_str())?;
+        let group = Arc::new(Group::parse(key, &record(fd.as_fd(), Kind::Group, key)?)?);
+        self.index().insert_group(key.clone(), GroupEntry::Whole(Arc::clone(&group)));
+        Ok(group)
+    }
 }
 
 /// The keys in a directory; what is none is somebody else's.

@@ -114,11 +114,11 @@ impl StateDir {
         dir::write_file(self.fd.as_fd(), &name, &text)
     }
 
-    /// Records that a volume whose pool is away is given up: its deletion then succeeds.
+    /// Records that a volume, snapshot or group whose pool is away is given up: its deletion then succeeds.
     ///
     /// # Errors
     /// A system call failed.
-    pub fn forget(&self, id: &VolumeId) -> Result<(), StoreError> {
+    pub fn forget(&self, id: &impl std::fmt::Display) -> Result<(), StoreError> {
         let forgotten = dir::open_dir(self.fd.as_fd(), FORGOTTEN)?;
         dir::write_file(forgotten.as_fd(), &id.to_string(), b"")
     }
@@ -127,7 +127,7 @@ impl StateDir {
     ///
     /// # Errors
     /// A system call failed.
-    pub fn is_forgotten(&self, id: &VolumeId) -> Result<bool, StoreError> {
+    pub fn is_forgotten(&self, id: &impl std::fmt::Display) -> Result<bool, StoreError> {
         let path = Path::new(FORGOTTEN).join(id.to_string());
         match dir::open(self.fd.as_fd(), &path, OFlag::O_PATH) {
             Ok(_) => Ok(true),

@@ -32,9 +32,10 @@ impl PoolView {
     /// # Errors
     /// It is no pool, or cannot be read.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let absent = || StoreError::io("open the pool", path, nix::errno::Errno::ENOENT);
-        let root = marker::open_path(path)?.ok_or_else(absent)?;
-        let marker = marker::read(root.as_fd())?.ok_or_else(absent)?;
+        let absent = |what| StoreError::io(what, path, nix::errno::Errno::ENOENT);
+        let root = marker::open_path(path)?.ok_or_else(|| absent("open the pool"))?;
+        let marker = marker::read(root.as_fd())?;
+        let marker = marker.ok_or_else(|| absent("find the marker pool.json of a pool in"))?;
         Ok(Self { root, marker })
     }
 

@@ -73,6 +73,14 @@ impl VolumeDir {
         dir::create_file(self.as_fd(), name)
     }
 
+    /// Removes an image that is being born; nothing there is fine.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn remove_image(&self) -> Result<(), StoreError> {
+        dir::unlink(self.as_fd(), IMAGE.as_ref())
+    }
+
     /// Makes a new directory in it that only root may enter, and opens it.
     ///
     /// # Errors

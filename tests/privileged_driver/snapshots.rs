@@ -391,3 +391,88 @@ fn a_group_that_is_damaged_is_kept_and_said() {
         end(sandbox, driver);
     });
 }
+
+/// A copy of what has lost data would be taken for a good one.
+#[test]
+fn what_has_lost_data_is_not_copied() {
+    privileged(|sandbox| {
+        PoolOn::Xfs.mount(sandbox, 1000);
+        let mut driver = Driver::start(sandbox);
+        let mut life = Life::new(sandbox, Kind::Ext4, "v");
+        life.born(&mut driver);
+        let image = std::fs::File::options().write(true).open(life.image()).unwrap();
+        image.set_len(MIB).unwrap();
+        let refused = driver.client.snapshot("s", &life.id).unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+        assert!(refused.message().contains("ImageTruncated"), "{refused:?}");
+        let copy = Life::new(sandbox, Kind::Ext4, "copy").create;
+        let refused = driver.client.create_from(&copy, from_volume(&life.id)).unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+        image.set_len(0).unwrap();
+        image.set_len(life.create.bytes).unwrap();
+        drop(image);
+        let refused = driver.client.snapshot("s", &life.id).unwrap_err();
+        assert!(refused.message().contains("FilesystemMissing"), "{refused:?}");
+        life.gone(&mut driver);
+        end(sandbox, driver);
+    });
+}
+
+#[test]
+fn a_damaged_snapshot_is_kept_until_it_is_mended() {
+    privileged(|sandbox| {
+        PoolOn::Btrfs.mount(sandbox, 500);
+        let mut driver = Driver::start(sandbox);
+        let mut life = Life::new(sandbox, Kind::Ext4, "v");
+        life.born(&mut driver);
+        let snapshot = driver.client.snapshot("s", &life.id).unwrap().snapshot_id;
+        let key = snapshot.split('-').nth(2).unwrap();
+        let record = sandbox.path("pool/snapshots").join(key).join("snapshot.json");
+        let text = std::fs::read(&record).unwrap();
+        std::fs::write(&record, "{").unwrap();
+        // Read before it was damaged, and after a start that found it so.
+        for restart in [false, true] {
+            if restart {
+                driver.restart();
+                assert!(driver.log().contains("damaged; left as it is"), "{}", driver.log());
+            }
+            let refused = driver.client.delete_snapshot(&snapshot).unwrap_err();
+            assert_eq!(refused.code(), Code::Internal, "{refused:?}");
+            assert!(
+                refused.message().starts_with(&format!("snapshot {snapshot}: ")),
+                "{refused:?}"
+            );
+        }
+        std::fs::write(&record, text).unwrap();
+        driver.client.delete_snapshot(&snapshot).unwrap();
+        life.gone(&mut driver);
+        end(sandbox, driver);
+    });
+}
+
+/// Mount options in the superblock are followed like those of the mount.
+#[test]
+fn mount_options_that_a_pod_left_in_its_filesystem_are_dropped() {
+    privileged(|sandbox| {
+        PoolOn::Btrfs.mount(sandbox, 500);
+        let mut driver = Driver::start(sandbox);
+        let mut raw = Life::new(sandbox, Kind::Block, "raw");
+        raw.create.bytes = 64 * MIB;
+        raw.born(&mut driver);
+        raw.up(&mut driver);
+        run("mkfs.ext4", &["-q", "-F", raw.target.to_str().unwrap()]);
+        run("tune2fs", &["-E", "mount_opts=errors=panic", raw.target.to_str().unwrap()]);
+        let mut copy = Life::new(sandbox, Kind::Ext4, "copy");
+        copy.create.bytes = 64 * MIB;
+        let made = driver.client.create_from(&copy.create, from_volume(&raw.id)).unwrap();
+        copy.id = made.volume_id;
+        copy.up(&mut driver);
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        assert!(!mounts.contains("errors=panic"), "{mounts}");
+        for life in [&copy, &raw] {
+            life.down(&mut driver);
+            life.gone(&mut driver);
+        }
+        end(sandbox, driver);
+    });
+}

@@ -77,7 +77,7 @@ impl Step {
             Self::WriteAfter => "overwrite, after the snapshot",
             Self::ReadWithoutDriver => "driver killed: read back",
             Self::Repeat => "driver back: stage, publish again",
-            Self::Snapshot => "CreateSnapshot",
+            Self::Snapshot => "all unmounted: CreateSnapshot",
             Self::Restore => "CreateVolume from it, 8 MiB larger",
             Self::ReadRestored => "stage, publish and read it",
             Self::EndCopies => "delete both",

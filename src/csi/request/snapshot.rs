@@ -14,7 +14,12 @@ const KUBERNETES_PREFIX: &str = "csi.storage.k8s.io/";
 
 /// A snapshot id that must be there. One that is not of this driver names no snapshot.
 pub(in crate::csi) fn snapshot_id(text: &str) -> Result<SnapshotId, Status> {
-    required("snapshot_id", text)?
+    snapshot_in("snapshot_id", text)
+}
+
+/// The same in another field.
+pub(in crate::csi) fn snapshot_in(field: &str, text: &str) -> Result<SnapshotId, Status> {
+    required(field, text)?
         .parse()
         .map_err(|error: IdError| Status::not_found(format!("no such snapshot: {error}")))
 }
@@ -85,6 +90,9 @@ pub(in crate::csi) fn create_group(
         return Err(invalid("source_volume_ids are missing"));
     }
     no_parameters(&request.parameters)?;
+    for id in &request.source_volume_ids {
+        required("source_volume_ids", id)?;
+    }
     let sources = request.source_volume_ids.iter().map(|id| volume_id(id));
     let sources: BTreeSet<VolumeId> = sources.collect::<Result<_, _>>()?;
     if sources.len() != request.source_volume_ids.len() {
