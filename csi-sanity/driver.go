@@ -45,12 +45,15 @@ func launchDriver(binary, dir, poolPath string, flags []string) (*driver, error)
 		return nil, err
 	}
 	defer log.Close()
+	poolFlags, err := poolFlags(dir, poolPath)
+	if err != nil {
+		return nil, err
+	}
 	arguments := append([]string{"serve",
 		"--endpoint", endpoint(dir),
 		"--node-id", nodeID,
-		"--pool", "default=" + poolPath,
 		"--init-pools",
-		"--root-dir", filepath.Join(dir, "root")}, flags...)
+		"--root-dir", filepath.Join(dir, "root")}, append(poolFlags, flags...)...)
 	command := exec.Command(binary, arguments...)
 	command.Stdout, command.Stderr = log, log
 	command.Env = cleanEnvironment(os.Environ())
@@ -64,6 +67,17 @@ func launchDriver(binary, dir, poolPath string, flags []string) (*driver, error)
 		close(d.ended)
 	}()
 	return d, nil
+}
+
+// poolFlags name the pool. One on the machine's own filesystem keeps nothing back: how full that is must
+// not decide about a test.
+func poolFlags(dir, poolPath string) ([]string, error) {
+	if _, err := os.Stat(poolImage(dir)); err == nil {
+		return []string{"--pool", "default=" + poolPath}, nil
+	}
+	file := filepath.Join(dir, "orlop.toml")
+	text := fmt.Sprintf("[[pool]]\nname = \"default\"\npath = %q\nreserve = \"0\"\n", poolPath)
+	return []string{"--config", file}, os.WriteFile(file, []byte(text), 0o600)
 }
 
 // cleanEnvironment drops what the driver would take for its own settings.

@@ -30,6 +30,9 @@ var mkfsCommands = map[string][]string{
 	"btrfs": {"mkfs.btrfs", "-q", "-K"},
 }
 
+// poolImage is where the filesystem of a pool is, when it has one of its own.
+func poolImage(dir string) string { return filepath.Join(dir, "pool.img") }
+
 // makePool makes the pool's directory and, unless it is to be a plain one, a filesystem for it.
 func makePool(ctx context.Context, c Configuration, dir string) (*pool, error) {
 	p := &pool{path: filepath.Join(dir, "pool")}
@@ -39,7 +42,7 @@ func makePool(ctx context.Context, c Configuration, dir string) (*pool, error) {
 	if c.PoolFilesystem == "" {
 		return p, nil
 	}
-	image := filepath.Join(dir, "pool.img")
+	image := poolImage(dir)
 	if err := os.WriteFile(image, nil, 0o600); err != nil {
 		return nil, err
 	}
