@@ -12,7 +12,7 @@ use super::proto::{
     NodeGetStorageHealthResponse, NodeGetVolumeHealthRequest, NodeGetVolumeHealthResponse,
     StorageHealthErrorType, VolumeHealth, VolumeHealthErrorType,
 };
-use super::{request, rpc};
+use super::{reply, request, rpc};
 use crate::engine::{Finding, StorageTrouble, VolumeTrouble};
 
 pub(super) fn volume_health(volume_id: String, findings: Vec<Finding>) -> VolumeHealth {
@@ -26,14 +26,14 @@ pub(super) fn volume_health(volume_id: String, findings: Vec<Finding>) -> Volume
         VolumeHealthEntry {
             status: status.into(),
             reason: help.reason.to_owned(),
-            message: finding.message,
+            message: reply::short(&finding.message, help.remedy),
         }
     };
     VolumeHealth { volume_id, health_statuses: findings.into_iter().map(entry).collect() }
 }
 
 /// `None` for what is not told of storage.
-fn backend_health(finding: Finding) -> Option<StorageBackendHealth> {
+fn backend_health(finding: &Finding) -> Option<StorageBackendHealth> {
     let help = finding.condition.help();
     let status = match help.storage? {
         StorageTrouble::Degraded => StorageHealthErrorType::StorageDegraded,
@@ -42,7 +42,7 @@ fn backend_health(finding: Finding) -> Option<StorageBackendHealth> {
     Some(StorageBackendHealth {
         status: status.into(),
         reason: help.reason.to_owned(),
-        message: finding.message,
+        message: reply::short(&finding.message, help.remedy),
         volume_capability: None,
     })
 }
@@ -83,7 +83,7 @@ impl Node {
             let engine = Arc::clone(&self.engine);
             let findings =
                 self.jobs.read("storage health", move || engine.storage_health()).await?;
-            let backend_health = findings.into_iter().filter_map(backend_health).collect();
+            let backend_health = findings.iter().filter_map(backend_health).collect();
             Ok(NodeGetStorageHealthResponse { backend_health })
         })
         .await

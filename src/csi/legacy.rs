@@ -4,6 +4,7 @@
 //! by hand in place of the generated one (build.rs). A client of 1.13 skips the field.
 
 use super::proto::{VolumeUsage, volume_usage::Unit};
+use super::reply;
 use crate::engine::{EngineError, Finding};
 
 /// VOLUME_CONDITION of the node's capabilities.
@@ -41,7 +42,7 @@ fn condition(findings: &[Finding]) -> VolumeCondition {
         message: if messages.is_empty() {
             "nothing is wrong".to_owned()
         } else {
-            messages.join(". ")
+            reply::short(&messages.join(". "), "")
         },
     }
 }

@@ -8,11 +8,8 @@ use super::super::proto::{
     ValidateVolumeCapabilitiesRequest, ValidateVolumeCapabilitiesResponse,
     validate_volume_capabilities_response::Confirmed,
 };
-use super::super::{request, rpc};
+use super::super::{reply, request, rpc};
 use super::Controller;
-
-/// The contract's limit for strings, which holds for this message as well.
-const MESSAGE_LIMIT: usize = 128;
 
 impl Controller {
     pub(super) async fn validate(
@@ -45,11 +42,7 @@ fn foreign(request: &ValidateVolumeCapabilitiesRequest) -> Option<String> {
 }
 
 fn refused(message: &str) -> ValidateVolumeCapabilitiesResponse {
-    let mut message = message.to_owned();
-    while message.len() > MESSAGE_LIMIT {
-        message.pop();
-    }
-    ValidateVolumeCapabilitiesResponse { confirmed: None, message }
+    ValidateVolumeCapabilitiesResponse { confirmed: None, message: reply::short(message, "") }
 }
 
 fn confirmed(request: &ValidateVolumeCapabilitiesRequest) -> ValidateVolumeCapabilitiesResponse {
