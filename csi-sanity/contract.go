@@ -58,6 +58,7 @@ func runContract(ctx context.Context, o order) (contract.Report, error) {
 		"-abilities=" + strings.Join(contractAbilities(c), ","),
 		"-log=" + driverLog(dir),
 		"-may-kill",
+		"-mutable=onDelete=archive",
 		"-report=" + contractReport(dir),
 		fmt.Sprintf("-snapshots=%d", contractSnapshots(c)),
 	}
@@ -127,6 +128,9 @@ func contractFacts(c Configuration) []string {
 	if c.VolumeFilesystem != "" && (c.VolumeFilesystem != "ext4" || hasCapability(unix.CAP_SYS_RESOURCE)) {
 		all = append(all, contract.GrowsMounted)
 	}
+	if !c.Block {
+		all = append(all, contract.Inline)
+	}
 	isLoop, shares := c.VolumeFilesystem != "" || c.Block, c.PoolFilesystem == "btrfs" || c.PoolFilesystem == "xfs"
 	if isLoop {
 		all = append(all, contract.ChangedBlocks)
@@ -153,7 +157,7 @@ func hasCapability(capability uint) bool {
 // contractAbilities are exactly what the driver has to have, in the words of our suite.
 func contractAbilities(c Configuration) []string {
 	all := append(contractFacts(c),
-		"may-kill", "log",
+		"may-kill", "log", "mutable-parameters",
 		"plugin/CONTROLLER_SERVICE", "plugin/VOLUME_ACCESSIBILITY_CONSTRAINTS", "plugin/GROUP_CONTROLLER_SERVICE",
 		"plugin/SNAPSHOT_METADATA_SERVICE", "plugin/SNAPSHOT_ACCESSIBILITY_CONSTRAINTS", "plugin/ONLINE",
 		"controller/CREATE_DELETE_VOLUME", "controller/LIST_VOLUMES", "controller/GET_CAPACITY",

@@ -19,6 +19,7 @@ func isBlock(c Configuration) bool         { return c.Block }
 func isMounted(c Configuration) bool       { return !c.Block }
 func isPartOfPool(c Configuration) bool    { return c.VolumeFilesystem == "" && !c.Block }
 func hasNoFilesystem(c Configuration) bool { return c.VolumeFilesystem == "" }
+func hasNoAttach(c Configuration) bool     { return !c.Attach }
 func isSharedPool(c Configuration) bool    { return c.PoolFilesystem == "" }
 
 // missingGroups are the only specs of our own suite that may be skipped, by their exact names.
@@ -30,7 +31,36 @@ var missingGroups = []missingGroup{
 			"options: an unknown mount flag is refused everywhere",
 			"options: a volume keeps its filesystem",
 			"options: an unknown filesystem is refused",
+			"health: a mount that is gone is told, by this volume alone",
+			"inline: a volume comes with a pod, and goes with it",
+			"inline: each call ten times, also after a kill",
+			"inline: wrong requests are refused, and leave nothing",
+			"inline: many pods at once",
 		},
+	},
+	{
+		Ability: contract.Inline, Reason: "Kubernetes has no inline volumes that are raw block devices.", In: isBlock,
+		Specs: []string{
+			"inline: a volume comes with a pod, and goes with it",
+			"inline: each call ten times, also after a kill",
+			"inline: wrong requests are refused, and leave nothing",
+			"inline: many pods at once",
+		},
+	},
+	{
+		Ability: "controller/PUBLISH_UNPUBLISH_VOLUME", Reason: "The driver runs without --attach here.", In: hasNoAttach,
+		Specs: []string{
+			"attach: each call ten times, and the nodes are told",
+			"attach: a volume cannot be used without it, nor deleted with it",
+			"attach: wrong requests are refused",
+			"attach: read-only holds on the node",
+			"attach: a node has a limit, and it holds for all at once",
+			"attach: it outlives a kill",
+		},
+	},
+	{
+		Ability: "controller/PUBLISH_READONLY", Reason: "The driver runs without --attach here.", In: hasNoAttach,
+		Specs: []string{"attach: read-only holds on the node"},
 	},
 	{
 		Ability: contract.OwnFilesystem, Reason: "The volume is a directory or a device: it has no filesystem of its own.",
@@ -60,7 +90,10 @@ var missingGroups = []missingGroup{
 	},
 	{
 		Ability: contract.OwnPool, Reason: "Others write to the machine's own filesystem while the suite runs.", In: isSharedPool,
-		Specs: []string{"room: it shrinks with each volume and comes back"},
+		Specs: []string{
+			"room: it shrinks with each volume and comes back",
+			"modify: a refused change is not kept",
+		},
 	},
 }
 

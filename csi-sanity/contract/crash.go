@@ -1,7 +1,7 @@
 package contract
 
 import (
-	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -12,20 +12,12 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
-	"google.golang.org/grpc"
 )
 
 var crashSpecs = []Spec{
 	{Name: "crash: a killed driver forgets nothing, and its mounts stay", needs: []string{mayKill}, run: nothingForgotten},
 	{Name: "crash: kills in the middle of many lives", needs: []string{mayKill}, run: killsInTheMiddle},
-}
-
-// step makes one call of a life.
-func step[Q, R any](l *life, rpc func(context.Context, Q, ...grpc.CallOption) (R, error), request Q) (R, error) {
-	if l.repeat {
-		return insist(rpc, request)
-	}
-	return call(rpc, request)
+	{Name: "crash: kills in the middle of many copies", needs: []string{mayKill, snapshots, clones}, run: killsInCopies},
 }
 
 // kill ends the process that listens at the endpoint, at once. Whoever runs it starts it again.
@@ -112,12 +104,13 @@ func nothingForgotten(t *T) {
 	}
 }
 
-// killsInTheMiddle kills the driver again and again while volumes live; each caller repeats what it
-// did not see the end of, as kubelet and the sidecars do.
-func killsInTheMiddle(t *T) {
-	const kills, lives = 12, 6
+// amid runs callers while the driver is killed again and again. Each does its work over and over
+// until the kills have ended, and repeats what it did not see the end of, as kubelet and the
+// sidecars do.
+func (t *T) amid(kills, callers int, work func(caller, round int) error) {
+	t.Helper()
 	var left atomic.Int64
-	left.Store(kills)
+	left.Store(int64(kills))
 	killed := make(chan error, 1)
 	go func() {
 		var err error
@@ -130,21 +123,9 @@ func killsInTheMiddle(t *T) {
 		left.Store(0)
 		killed <- err
 	}()
-	paths := make([]*life, lives)
-	for i := range paths {
-		paths[i] = t.newLife("killed")
-		paths[i].repeat = true
-	}
-	for _, err := range together(lives, func(i int) error {
-		for count := 0; left.Load() > 0; count++ {
-			l := *paths[i]
-			l.request = t.request(fmt.Sprint("killed ", count))
-			if t.has(staging) {
-				if err := os.MkdirAll(l.staging, 0o700); err != nil {
-					return err
-				}
-			}
-			if err := l.run(func() {}); err != nil {
+	for _, err := range together(callers, func(caller int) error {
+		for round := 0; left.Load() > 0; round++ {
+			if err := work(caller, round); err != nil {
 				return err
 			}
 		}
@@ -155,4 +136,44 @@ func killsInTheMiddle(t *T) {
 		}
 	}
 	t.ok(<-killed, "kill the driver")
+}
+
+func killsInTheMiddle(t *T) {
+	lives := make([]*life, 6)
+	for i := range lives {
+		lives[i] = t.newLife("killed")
+		lives[i].repeat = true
+	}
+	t.amid(12, len(lives), func(caller, round int) error {
+		l := *lives[caller]
+		l.request = t.request(fmt.Sprint("killed ", round))
+		return l.run()
+	})
+}
+
+// killsInCopies takes snapshots, restores them, clones the copies, and deletes it all.
+func killsInCopies(t *T) {
+	v := t.create("source")
+	t.write(v.use(), "old")
+	v.rest()
+	lives := make([]*life, 3)
+	for i := range lives {
+		lives[i] = t.newLife("killed")
+		lives[i].repeat = true
+	}
+	t.amid(12, len(lives), func(caller, _ int) error {
+		taken, err := insist(t.controller.CreateSnapshot, t.snapshotRequest(v.id))
+		if err != nil {
+			return fmt.Errorf("snapshot: %w", err)
+		}
+		s := &snapshot{t: t, id: taken.GetSnapshot().GetSnapshotId()}
+		restored, err := insist(t.controller.CreateVolume, t.copyRequest(fromSnapshot(s.id), v.size))
+		if err != nil {
+			return errors.Join(fmt.Errorf("restore: %w", err), s.delete())
+		}
+		copied := &volume{t: t, id: restored.GetVolume().GetVolumeId()}
+		l := *lives[caller]
+		l.request, l.begins = t.copyRequest(fromVolume(copied.id), v.size), "old"
+		return errors.Join(l.run(), copied.delete(), s.delete())
+	})
 }

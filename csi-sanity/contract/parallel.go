@@ -2,7 +2,6 @@ package contract
 
 import (
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"sync"
@@ -98,81 +97,12 @@ func parallelCalls(t *T) {
 	}))
 }
 
-// life is a volume from its creation to its end, with one way to make calls.
-type life struct {
-	t               *T
-	request         *csi.CreateVolumeRequest
-	staging, target string
-	// repeat makes calls until they are through, instead of once.
-	repeat bool
-}
-
-func (t *T) newLife(about string) *life {
-	t.Helper()
-	l := &life{t: t, request: t.request(about), staging: t.path("staging"), target: t.path("target")}
-	if t.has(staging) {
-		t.mkdir(l.staging)
-	}
-	return l
-}
-
-// run lives the life and says what went wrong. A call that may be repeated is, if it is wanted.
-func (l *life) run(meanwhile func()) error {
-	t := l.t
-	made, err := step(l, t.controller.CreateVolume, l.request)
-	if err != nil {
-		return fmt.Errorf("create: %w", err)
-	}
-	v := &volume{
-		t: t, id: made.GetVolume().GetVolumeId(), context: made.GetVolume().GetVolumeContext(),
-		capability: l.request.GetVolumeCapabilities()[0],
-	}
-	meanwhile()
-	err = l.use(v, meanwhile)
-	return errors.Join(err, v.withdraw(), v.delete())
-}
-
-func (l *life) use(v *volume, meanwhile func()) error {
-	t := l.t
-	if t.has(attachments) {
-		reply, err := step(l, t.controller.ControllerPublishVolume, &csi.ControllerPublishVolumeRequest{
-			VolumeId: v.id, NodeId: t.suite.node.GetNodeId(), VolumeCapability: v.capability, VolumeContext: v.context,
-		})
-		if err != nil {
-			return fmt.Errorf("attach: %w", err)
-		}
-		v.published = map[string]string{}
-		for key, value := range reply.GetPublishContext() {
-			v.published[key] = value
-		}
-	}
-	if t.has(staging) {
-		v.stagings = []string{l.staging}
-		if _, err := step(l, t.node.NodeStageVolume, v.stageRequest(l.staging)); err != nil {
-			return fmt.Errorf("stage: %w", err)
-		}
-	}
-	meanwhile()
-	v.targets = []string{l.target}
-	if _, err := step(l, t.node.NodePublishVolume, v.publishRequest(l.staging, l.target, false)); err != nil {
-		return fmt.Errorf("publish: %w", err)
-	}
-	if err := t.tryWrite(l.target, v.id); err != nil {
-		return fmt.Errorf("write: %w", err)
-	}
-	meanwhile()
-	if err := t.tryCheck(l.target, v.id); err != nil {
-		return fmt.Errorf("check: %w", err)
-	}
-	return nil
-}
-
 func parallelLives(t *T) {
 	lives := make([]*life, 12)
 	for i := range lives {
 		lives[i] = t.newLife("life")
 	}
-	for _, err := range together(len(lives), func(i int) error { return lives[i].run(func() {}) }) {
+	for _, err := range together(len(lives), func(i int) error { return lives[i].run() }) {
 		if err != nil {
 			t.Errorf("%v", err)
 		}
@@ -217,7 +147,7 @@ func storm(t *T) {
 			// The driver may have removed it, and may have left it.
 			t.ok(os.MkdirAll(s.life.staging, 0o700), "make the staging path")
 		}
-		t.ok(s.life.run(func() {}), "a life after the storm")
+		t.ok(s.life.run(), "a life after the storm")
 	}
 }
 

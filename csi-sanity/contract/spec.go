@@ -45,6 +45,10 @@ func Specs() []Spec {
 		writerSpecs,
 		groupSpecs,
 		blockSpecs,
+		modifySpecs,
+		attachSpecs,
+		inlineSpecs,
+		healthSpecs,
 		crashSpecs,
 		secretSpecs,
 	)

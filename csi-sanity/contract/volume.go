@@ -3,6 +3,7 @@ package contract
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 
@@ -136,16 +137,25 @@ func (v *volume) attach() error {
 	if !v.t.has(attachments) || v.published != nil {
 		return nil
 	}
-	reply, err := call(v.t.controller.ControllerPublishVolume, &csi.ControllerPublishVolumeRequest{
-		VolumeId: v.id, NodeId: v.t.suite.node.GetNodeId(), VolumeCapability: v.capability, VolumeContext: v.context,
-	})
+	reply, err := call(v.t.controller.ControllerPublishVolume, v.attachRequest())
 	if err == nil {
-		v.published = reply.GetPublishContext()
-		if v.published == nil {
-			v.published = map[string]string{}
-		}
+		v.attachedWith(reply)
 	}
 	return err
+}
+
+func (v *volume) attachRequest() *csi.ControllerPublishVolumeRequest {
+	return &csi.ControllerPublishVolumeRequest{
+		VolumeId: v.id, NodeId: v.t.suite.node.GetNodeId(), VolumeCapability: v.capability, VolumeContext: v.context,
+	}
+}
+
+// attachedWith keeps what the node is to be told, which may be nothing.
+func (v *volume) attachedWith(reply *csi.ControllerPublishVolumeResponse) {
+	v.published = maps.Clone(reply.GetPublishContext())
+	if v.published == nil {
+		v.published = map[string]string{}
+	}
 }
 
 func (v *volume) detach() error {

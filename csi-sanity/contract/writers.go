@@ -52,7 +52,7 @@ func (t *T) rounds() int {
 	if t.has(InstantCopies) {
 		return t.settings.Snapshots
 	}
-	return max(1, t.settings.Snapshots/20)
+	return max(3, t.settings.Snapshots/20)
 }
 
 func databaseSnapshots(t *T) {
