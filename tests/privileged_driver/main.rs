@@ -14,6 +14,8 @@ mod client_snapshots;
 #[cfg(test)]
 mod content;
 #[cfg(test)]
+mod cost;
+#[cfg(test)]
 mod crashes;
 #[cfg(test)]
 mod driver;
