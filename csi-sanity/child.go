@@ -29,9 +29,17 @@ type order struct {
 	Directory string
 	// Driver and Suite are the two programs.
 	Driver, Suite string
-	// Contract says that the suite is our own.
-	Contract bool
+	Kind          orderKind
 }
+
+// orderKind is what is to be run.
+type orderKind string
+
+const (
+	sanityOrder    orderKind = "sanity"
+	contractOrder  orderKind = "contract"
+	benchmarkOrder orderKind = "benchmark"
+)
 
 // verdict is what the child found. The run is good when no spec failed and there is no problem.
 type verdict struct {
@@ -94,10 +102,13 @@ func carryOut(ctx context.Context, o order, v *verdict) {
 	}
 	defer d.kill()
 
-	if o.Contract {
-		examineContract(ctx, o, d, v)
-	} else {
+	switch o.Kind {
+	case sanityOrder:
 		examine(ctx, o, p, before, v)
+	case contractOrder:
+		examineContract(ctx, o, d, v)
+	case benchmarkOrder:
+		benchmark(ctx, o, p, v)
 	}
 	if ctx.Err() != nil {
 		problem(fmt.Errorf("the run was interrupted"))
@@ -116,7 +127,7 @@ func driverFlags(o order) []string {
 		return nil
 	}
 	limit := attachLimit
-	if o.Contract {
+	if o.Kind != sanityOrder {
 		// Our own suite has more at the same time.
 		limit *= 2
 	}

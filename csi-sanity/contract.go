@@ -49,19 +49,52 @@ func examineContract(ctx context.Context, o order, k *keeper, v *verdict) {
 // specs is in no result.
 func runContract(ctx context.Context, o order) (contract.Report, error) {
 	c, dir := o.Configuration, o.Directory
-	arguments := []string{
-		"-test.run=^TestContract$", "-test.v", "-test.timeout=" + suiteTimeout.String(),
-		"-endpoint=" + endpoint(dir),
-		"-directory=" + stagingPath(dir),
+	runError := runSuiteOfOurs(ctx, o,
+		"-test.run=^TestContract$", "-test.v", "-test.timeout="+suiteTimeout.String(),
 		fmt.Sprintf("-size=%d", contractSize(c)),
-		"-with=" + strings.Join(contractFacts(c), ","),
-		"-abilities=" + strings.Join(contractAbilities(c), ","),
-		"-log=" + driverLog(dir),
+		"-abilities="+strings.Join(contractAbilities(c), ","),
+		"-log="+driverLog(dir),
 		"-may-kill",
 		"-mutable=onDelete=archive",
-		"-report=" + contractReport(dir),
+		"-report="+contractReport(dir),
 		fmt.Sprintf("-snapshots=%d", contractSnapshots(c)),
+	)
+	report, err := contract.ReadReport(contractReport(dir))
+	if err != nil {
+		return report, fmt.Errorf("the suite left no report (%w); it ended with: %v", err, runError)
 	}
+	failed := slices.ContainsFunc(report.Results, func(r contract.Result) bool { return r.Outcome == contract.Failed })
+	if runError != nil && !failed && len(report.Problems) == 0 {
+		return report, fmt.Errorf("the suite ended with %w, but no spec failed: see its log", runError)
+	}
+	return report, nil
+}
+
+// benchmark measures copies and keeps what was printed.
+func benchmark(ctx context.Context, o order, p *pool, v *verdict) {
+	err := runSuiteOfOurs(ctx, o, "-test.run=^$", "-test.bench=^BenchmarkCopies$", "-test.benchtime=20x", "-pool="+p.path)
+	if err != nil {
+		v.Problems = append(v.Problems, err.Error())
+	}
+	text, err := os.ReadFile(suiteLog(o.Directory))
+	if err != nil {
+		v.Problems = append(v.Problems, err.Error())
+	}
+	for line := range strings.Lines(string(text)) {
+		if fields := strings.Fields(line); len(fields) > 2 && strings.HasPrefix(fields[0], "Benchmark") {
+			v.Notes = append(v.Notes, fields[1]+" times: "+strings.Join(fields[2:], " "))
+		}
+	}
+}
+
+// runSuiteOfOurs runs the program of our own suite.
+func runSuiteOfOurs(ctx context.Context, o order, arguments ...string) error {
+	c, dir := o.Configuration, o.Directory
+	arguments = append(arguments,
+		"-endpoint="+endpoint(dir),
+		"-directory="+stagingPath(dir),
+		"-with="+strings.Join(contractFacts(c), ","),
+	)
 	if c.Block {
 		arguments = append(arguments, "-block")
 	}
@@ -74,22 +107,13 @@ func runContract(ctx context.Context, o order) (contract.Report, error) {
 	}
 	output, err := os.Create(suiteLog(dir))
 	if err != nil {
-		return contract.Report{}, err
+		return err
 	}
 	defer output.Close()
 	command := exec.CommandContext(ctx, o.Suite, arguments...)
 	command.Stdout, command.Stderr = output, output
 	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	runError := command.Run()
-	report, err := contract.ReadReport(contractReport(dir))
-	if err != nil {
-		return report, fmt.Errorf("the suite left no report (%w); it ended with: %v", err, runError)
-	}
-	failed := slices.ContainsFunc(report.Results, func(r contract.Result) bool { return r.Outcome == contract.Failed })
-	if runError != nil && !failed && len(report.Problems) == 0 {
-		return report, fmt.Errorf("the suite ended with %w, but no spec failed: see its log", runError)
-	}
-	return report, nil
+	return command.Run()
 }
 
 // contractSize is small, for there are many volumes, but above the smallest of each filesystem.

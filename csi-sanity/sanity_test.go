@@ -8,9 +8,12 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
+
+	"orlop/csi-sanity/contract"
 )
 
 // childVariable tells the test binary to be the child of a run, and in which directory.
@@ -46,7 +49,7 @@ func TestSanity(t *testing.T) {
 	fmt.Println("driver:", driver)
 	for _, c := range configurations() {
 		t.Run(c.Name, func(t *testing.T) {
-			runAndReport(t, "sanity", order{Configuration: c, Driver: driver, Suite: suite})
+			runAndReport(t, order{Configuration: c, Driver: driver, Suite: suite, Kind: sanityOrder})
 		})
 	}
 }
@@ -57,19 +60,47 @@ func TestContract(t *testing.T) {
 		t.Fatal("this test mounts filesystems and needs root: run it with sudo, or as root in a privileged container")
 	}
 	driver := findDriver(t)
-	suite := filepath.Join(t.TempDir(), "contract")
-	if err := run(t.Context(), "go", "test", "-c", "-o", suite, "./contract"); err != nil {
-		t.Fatal(err)
-	}
+	suite := buildContract(t)
 	for _, c := range configurations() {
 		t.Run(c.Name, func(t *testing.T) {
-			runAndReport(t, "contract", order{Configuration: c, Driver: driver, Suite: suite, Contract: true})
+			runAndReport(t, order{Configuration: c, Driver: driver, Suite: suite, Kind: contractOrder})
 		})
 	}
 }
 
+// BenchmarkCopies prints what copies cost where blocks are shared. Nothing is judged but that it runs.
+func BenchmarkCopies(b *testing.B) {
+	if os.Geteuid() != 0 {
+		b.Fatal("this benchmark mounts filesystems and needs root")
+	}
+	driver := findDriver(b)
+	suite := buildContract(b)
+	for _, c := range configurations() {
+		if !slices.Contains(contractFacts(c), contract.InstantCopies) {
+			continue
+		}
+		v := runInNamespace(b, order{Configuration: c, Driver: driver, Suite: suite, Kind: benchmarkOrder})
+		for _, problem := range v.Problems {
+			b.Error(problem)
+		}
+		for _, note := range v.Notes {
+			fmt.Printf("%s, %s\n", c.Name, note)
+		}
+	}
+}
+
+// buildContract builds our own suite.
+func buildContract(t testing.TB) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "contract")
+	if err := run(t.Context(), "go", "test", "-c", "-o", program, "./contract"); err != nil {
+		t.Fatal(err)
+	}
+	return program
+}
+
 // runAndReport carries out one order and counts its results.
-func runAndReport(t *testing.T, what string, o order) {
+func runAndReport(t *testing.T, o order) {
 	if interrupted.Err() != nil {
 		t.Fatal("interrupted")
 	}
@@ -84,14 +115,14 @@ func runAndReport(t *testing.T, what string, o order) {
 	for _, note := range v.Notes {
 		fmt.Printf("note of %s: %s\n", o.Configuration.Name, note)
 	}
-	fmt.Printf("%s %s: %d passed, %d failed, %d skipped\n", what, o.Configuration.Name, v.Passed, v.Failed, v.Skipped)
+	fmt.Printf("%s %s: %d passed, %d failed, %d skipped\n", o.Kind, o.Configuration.Name, v.Passed, v.Failed, v.Skipped)
 	totals.Passed += v.Passed
 	totals.Failed += v.Failed
 	totals.Skipped += v.Skipped
 }
 
 // findDriver returns the absolute path of the binary under test.
-func findDriver(t *testing.T) string {
+func findDriver(t testing.TB) string {
 	t.Helper()
 	candidates := []string{"../target/release/orlop", "../target/debug/orlop"}
 	if binary := os.Getenv("ORLOP_BIN"); binary != "" {
@@ -123,7 +154,7 @@ func buildSuite(t *testing.T) string {
 }
 
 // runInNamespace lets a child process carry out one configuration in a mount namespace of its own.
-func runInNamespace(t *testing.T, o order) verdict {
+func runInNamespace(t testing.TB, o order) verdict {
 	t.Helper()
 	// Not t.TempDir: the names of tests would make the path too long for a socket.
 	dir, err := os.MkdirTemp("", "orlop-sanity-")

@@ -202,7 +202,12 @@ func rebuild(t *T) {
 	v := t.create("rebuilt")
 	var taken []*snapshot
 	var images []*os.File
-	for round := range 4 {
+	rounds := 2
+	if t.settings.Block {
+		// Holes come and go from the third one on.
+		rounds = 4
+	}
+	for round := range rounds {
 		t.change(v, round)
 		taken = append(taken, t.snapshot(v))
 		images = append(images, t.image(taken[round]))
@@ -308,7 +313,7 @@ func anyOffset(t *T) {
 			}
 		}
 		offsets := []int64{1, 511, 4096, v.size / 2, v.size - 1, v.size}
-		for _, e := range whole.extents[:min(len(whole.extents), 20)] {
+		for _, e := range whole.extents[:min(len(whole.extents), 6)] {
 			offsets = append(offsets, e.from, e.from+1, (e.from+e.to)/2, e.to-1, e.to)
 		}
 		for _, offset := range offsets {

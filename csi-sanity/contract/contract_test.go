@@ -52,6 +52,7 @@ func init() {
 	flag.StringVar(&s.Log, "log", "", "the driver's log file")
 	flag.BoolVar(&s.MayKill, "may-kill", false, "the driver may be killed, and is started again by whoever runs it")
 	flag.Var((*pairs)(&s.Mutable), "mutable", "parameters that a volume can be given later, k=v,k=v")
+	flag.StringVar(&s.Pool, "pool", "", "where the driver keeps its volumes, for the benchmark")
 	flag.IntVar(&s.Snapshots, "snapshots", 100, "how many are taken of a volume that is written to")
 	flag.StringVar(&s.Report, "report", "", "a file for the results")
 }
@@ -62,6 +63,14 @@ func TestContract(t *testing.T) {
 		t.Skip("no -endpoint is given: there is no driver to check")
 	}
 	Run(t, fromFlags)
+}
+
+// BenchmarkCopies prints what copies cost the driver at -endpoint.
+func BenchmarkCopies(b *testing.B) {
+	if fromFlags.Endpoint == "" {
+		b.Skip("no -endpoint is given: there is no driver to measure")
+	}
+	Benchmark(b, fromFlags)
 }
 
 // TestSpecNames makes sure that lists of specs mean what they say.

@@ -39,6 +39,28 @@ func (d *driver) setSecret(secret string) {
 	d.secret = secret
 }
 
+// copyWithSecrets makes each kind of copy there is.
+func copyWithSecrets(t *T) {
+	v := t.create("secrets")
+	if t.has(snapshots) {
+		s := t.snapshot(v)
+		t.ok(s.restore().remove(), "restore")
+		if t.has(metadata) && t.has(ChangedBlocks) {
+			_, err := t.blocks(nil, s, 0, 0)
+			t.ok(err, "blocks")
+		}
+	}
+	if t.has(clones) {
+		t.ok(v.clone().remove(), "clone")
+	}
+	if t.has(groups) {
+		t.ok(t.group(v).delete(), "group")
+	}
+	if t.has(Inline) && !t.settings.Block {
+		t.ok(t.inline(t.inlineRequest(t.path("target"))), "publish an inline volume")
+	}
+}
+
 // secretsStaySecret sends secrets with everything: a whole life, and requests of all kinds that are
 // refused, because it is errors that like to quote.
 func secretsStaySecret(t *T) {
@@ -50,6 +72,7 @@ func secretsStaySecret(t *T) {
 	everyMethodAnswers(t)
 	nonsenseIsRefused(t)
 	eachCallTenTimes(t)
+	copyWithSecrets(t)
 	if t.has(mayKill) {
 		// What is written at the end and at the start counts as well.
 		t.restart()

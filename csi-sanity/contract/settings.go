@@ -38,6 +38,8 @@ type Settings struct {
 	Mutable map[string]string
 	// Report is a file for the results.
 	Report string
+	// Pool is where the driver keeps its volumes, for a benchmark that looks at the space.
+	Pool string
 	// Snapshots is how many are taken of a volume that is written to.
 	Snapshots int
 }

@@ -3,6 +3,7 @@ package contract
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"runtime/debug"
@@ -87,23 +88,12 @@ type Report struct {
 
 // Run checks a driver.
 func Run(t *testing.T, s Settings) {
-	if err := s.check(); err != nil {
-		t.Fatal(err)
-	}
-	d, err := connect(s.Endpoint)
+	suite, err := newSuite(t, s)
 	if err != nil {
 		t.Fatal(err)
 	}
+	d := suite.driver
 	defer d.connection.Close()
-	suite := &suite{settings: s, driver: d}
-	ctx, cancel := context.WithTimeout(t.Context(), rpcTimeout)
-	defer cancel()
-	if suite.abilities, err = readAbilities(ctx, d, &s); err != nil {
-		t.Fatal(err)
-	}
-	if suite.node, err = d.node.NodeGetInfo(ctx, &csi.NodeGetInfoRequest{}); err != nil {
-		t.Fatal(err)
-	}
 	t.Logf("the driver's abilities: %s", strings.Join(suite.abilities, ","))
 	suite.report.Problems = append(judgeAbilities(suite.abilities, s.Abilities), d.takeViolations()...)
 	for _, problem := range suite.report.Problems {
@@ -118,6 +108,27 @@ func Run(t *testing.T, s Settings) {
 	if err := suite.writeReport(); err != nil {
 		t.Error(err)
 	}
+}
+
+// newSuite connects to the driver and asks what it can do.
+func newSuite(t testing.TB, s Settings) (*suite, error) {
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	d, err := connect(s.Endpoint)
+	if err != nil {
+		return nil, err
+	}
+	suite := &suite{settings: s, driver: d}
+	ctx, cancel := context.WithTimeout(t.Context(), rpcTimeout)
+	defer cancel()
+	if suite.abilities, err = readAbilities(ctx, d, &s); err == nil {
+		suite.node, err = d.node.NodeGetInfo(ctx, &csi.NodeGetInfoRequest{})
+	}
+	if err != nil {
+		return nil, errors.Join(err, d.connection.Close())
+	}
+	return suite, nil
 }
 
 // suite is one run.
@@ -135,7 +146,7 @@ type suite struct {
 func (s *suite) run(t *testing.T, spec Spec) {
 	result := Result{Name: spec.Name, Outcome: Passed}
 	begin := time.Now()
-	checked := &T{T: t, suite: s, driver: s.driver, settings: &s.settings}
+	checked := &T{TB: t, suite: s, driver: s.driver, settings: &s.settings}
 	// It runs after the spec's own cleanups, however the spec ended.
 	t.Cleanup(func() {
 		checked.clean()

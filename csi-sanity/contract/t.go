@@ -19,7 +19,7 @@ import (
 
 // T is one spec while it runs.
 type T struct {
-	*testing.T
+	testing.TB
 	*driver
 	suite    *suite
 	settings *Settings
@@ -42,14 +42,14 @@ func (t *T) note(format string, about ...any) {
 func (t *T) Errorf(format string, about ...any) {
 	t.Helper()
 	t.said = append(t.said, fmt.Sprintf(format, about...))
-	t.T.Errorf(format, about...)
+	t.TB.Errorf(format, about...)
 }
 
 // Fatalf is that of testing, and keeps the text for the report.
 func (t *T) Fatalf(format string, about ...any) {
 	t.Helper()
 	t.said = append(t.said, fmt.Sprintf(format, about...))
-	t.T.Fatalf(format, about...)
+	t.TB.Fatalf(format, about...)
 }
 
 // ok ends the spec unless there is no error.
