@@ -34,6 +34,10 @@ pub const RETRY: Duration = Duration::from_secs(10);
 /// After a stop, and after the last job: time for the last replies to reach their clients.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// How often, and how far apart, it is looked whether a socket is still listened at.
+const LOOKS: u32 = 30;
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// Where the server listens: a unix socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint(PathBuf);
@@ -120,12 +124,22 @@ impl Endpoint {
             Ok(metadata) if !metadata.file_type().is_socket() => {
                 Err(EndpointError::NotASocket(path.clone()))
             }
-            Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
-                Err(EndpointError::InUse(path.clone()))
-            }
+            Ok(_) if is_answered(path) => Err(EndpointError::InUse(path.clone())),
             Ok(_) => std::fs::remove_file(path).map_err(failed),
         }
     }
+}
+
+/// Somebody listens there, and goes on to. A program that a killed driver was just starting has its socket until it is
+/// started, and must not keep the next driver from listening.
+fn is_answered(path: &Path) -> bool {
+    for _ in 0..LOOKS {
+        if std::os::unix::net::UnixStream::connect(path).is_err() {
+            return false;
+        }
+        std::thread::park_timeout(PAUSE);
+    }
+    true
 }
 
 /// A bound socket; its file is removed when the server ends.
