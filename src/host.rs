@@ -14,6 +14,7 @@ mod copying;
 mod error;
 #[cfg(any(test, feature = "fake-host"))]
 pub mod fake;
+mod limits;
 pub mod linux;
 mod mount_table;
 mod signature;
@@ -24,6 +25,7 @@ use std::path::{Path, PathBuf};
 
 pub use copying::{Copying, Extent, HeldMount};
 pub use error::{CommandError, HostError};
+pub use limits::{Bounds, LimitState, Limits};
 pub use mount_table::{DeviceNumber, MountEntry, MountTable};
 pub use signature::{PROBE_LENGTH, Signature, probe as probe_signature};
 
@@ -235,7 +237,7 @@ pub enum MountPoint {
 }
 
 /// What the layers above may ask of the machine. Every call blocks and may be repeated.
-pub trait Host: Copying + Debug + Send + Sync + 'static {
+pub trait Host: Copying + Limits + Debug + Send + Sync + 'static {
     /// All mounts of this mount namespace, in the order of /proc/self/mountinfo.
     fn mounts(&self) -> Result<MountTable, HostError>;
 

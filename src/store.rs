@@ -50,7 +50,7 @@ pub use index::{Charges, Entry, GroupEntry, SnapshotEntry};
 pub use kind::Kind;
 pub use marker::{Marker, PoolLook};
 pub use pool::Pool;
-pub use record::{Record, Request, Resolved, Volume};
+pub use record::{Record, Request, Resolved, Shared, Volume};
 pub use snapshot::{Group, Name, Snapshot, same_source};
 pub use state::{MarksLock, PoolLock, StateDir};
 pub use view::{PoolView, ViewedSnapshot, ViewedVolume};

@@ -6,6 +6,7 @@
 mod access;
 mod id;
 mod inline;
+mod limit;
 mod mkfs;
 mod mount_options;
 mod parameters;
@@ -17,6 +18,7 @@ mod words;
 pub use access::{AccessMode, AccessType, VolumeCapability};
 pub use id::{Generation, GroupId, IdError, Key, PoolTag, PoolUuid, SnapshotId, VolumeId};
 pub use inline::{Pod, PodError};
+pub use limit::{Limit, LimitKind};
 pub use mkfs::MkfsOption;
 pub use mount_options::{MountAttributes, MountFlagError, MountFlags};
 pub use parameters::{

@@ -170,6 +170,8 @@ impl Engine {
             resolved: plan.resolved,
             size: plan.size,
             on_delete: spec.parameters.on_delete,
+            limit: None,
+            shared: None,
             pod: spec.pod.clone(),
             attachments: Vec::new(),
         });

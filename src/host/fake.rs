@@ -8,6 +8,7 @@
 
 mod copying;
 mod gate;
+mod limits;
 mod model;
 #[cfg(test)]
 mod tests;
@@ -74,6 +75,7 @@ impl FakeHost {
             frozen: std::collections::BTreeSet::new(),
             inner_subvolumes: false,
             troubles: BTreeMap::new(),
+            limits: limits::FakeLimits::default(),
         };
         Self { real: Arc::new(LinuxHost::new()), model: Arc::new(Mutex::new(model)) }
     }

@@ -11,6 +11,7 @@ mod errors;
 mod filesystem;
 mod format;
 mod layout;
+mod limits;
 mod loops;
 mod mounts;
 mod nowhere;

@@ -17,8 +17,8 @@ use super::merge::merge;
 use super::snapshot::readable;
 use super::{Kind, Name, StoreError};
 use crate::volume::{
-    Allocation, Backend, ByteSize, CapacityRange, DirectIo, Filesystem, Generation, Key, OnDelete,
-    Pod, PoolTag, Source, VolumeId,
+    Allocation, Backend, ByteSize, CapacityRange, DirectIo, Filesystem, Generation, Key, Limit,
+    OnDelete, Pod, PoolTag, Source, VolumeId,
 };
 
 /// The record's file name.
@@ -97,6 +97,10 @@ pub struct Volume {
     pub size: ByteSize,
     /// What becomes of its data.
     pub on_delete: OnDelete,
+    /// What holds its directory to its size.
+    pub limit: Option<Limit>,
+    /// What it shared when it was made, where bytes belong to who wrote them first.
+    pub shared: Option<Shared>,
     /// The pod that it belongs to, when it is an inline volume.
     pub pod: Option<Pod>,
     /// The nodes that it is attached to; at most one entry for each.
@@ -115,6 +119,15 @@ impl Volume {
     pub fn id(&self, pool: PoolTag) -> VolumeId {
         VolumeId { pool, key: self.key.clone(), generation: self.generation.clone() }
     }
+}
+
+/// Data that something began with and that another volume is charged for writing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shared {
+    /// How much, in bytes.
+    pub size: ByteSize,
+    /// The volume that wrote it, which may be gone.
+    pub with: Name,
 }
 
 /// A volume together with the fields of its record that this release does not know.
@@ -184,6 +197,7 @@ impl Record {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::volume::LimitKind;
     use proptest::prelude::*;
 
     pub(crate) fn sample(name: &str) -> Volume {
@@ -207,6 +221,8 @@ pub(crate) mod tests {
             },
             size: ByteSize::gib(1),
             on_delete: OnDelete::Archive,
+            limit: None,
+            shared: None,
             pod: None,
             attachments: Vec::new(),
         }
@@ -261,6 +277,8 @@ pub(crate) mod tests {
             let mut volume = sample(&name);
             volume.pod = inline.then(|| Pod::new("u-1", &name, &name, format!("/pods/u-1/{name}")).unwrap());
             volume.size = ByteSize::new(size);
+            volume.limit = block.then_some(Limit { kind: LimitKind::Project, number: required });
+            volume.shared = inline.then(|| Shared { size: ByteSize::new(required), with: sample("source").itself() });
             volume.request.block = block;
             volume.request.capacity.required = ByteSize::new(required);
             let text = Record::new(volume.clone()).to_text().unwrap();

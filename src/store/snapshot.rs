@@ -86,7 +86,7 @@ pub struct Group {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct NameFile {
+pub(super) struct NameFile {
     key: String,
     generation: String,
 }
@@ -127,11 +127,11 @@ struct MemberFile {
 }
 
 impl NameFile {
-    fn of(name: &Name) -> Self {
+    pub(super) fn of(name: &Name) -> Self {
         Self { key: name.key.to_string(), generation: name.generation.to_string() }
     }
 
-    fn read(&self) -> Result<Name, String> {
+    pub(super) fn read(&self) -> Result<Name, String> {
         let text = |e: IdError| e.to_string();
         Ok(Name {
             key: self.key.parse().map_err(text)?,

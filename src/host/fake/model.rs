@@ -33,6 +33,7 @@ pub(super) struct Model {
     pub(super) inner_subvolumes: bool,
     /// By source.
     pub(super) troubles: BTreeMap<String, FilesystemTrouble>,
+    pub(super) limits: super::limits::FakeLimits,
 }
 
 /// What has become of a filesystem.

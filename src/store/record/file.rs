@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::super::attachment::AttachmentFile;
-use super::{FORMAT, Request, Resolved, Volume};
+use super::super::snapshot::NameFile;
+use super::{FORMAT, Request, Resolved, Shared, Volume};
 use crate::volume::{
-    Allocation, Backend, ByteSize, CapacityRange, DirectIo, Filesystem, OnDelete, Pod, Source,
+    Allocation, Backend, ByteSize, CapacityRange, DirectIo, Filesystem, Limit, LimitKind, OnDelete,
+    Pod, Source,
 };
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -26,6 +28,24 @@ pub(super) struct RecordFile {
     current: CurrentFile,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     inline: Option<InlineFile>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    limit: Option<LimitFile>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shared: Option<SharedFile>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct LimitFile {
+    kind: String,
+    number: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SharedFile {
+    size_bytes: u64,
+    #[serde(rename = "with")]
+    writer: NameFile,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -91,6 +111,28 @@ impl InlineFile {
     fn read(&self) -> Result<Pod, String> {
         Pod::new(&self.pod_uid, &self.pod_namespace, &self.pod_name, &self.target)
             .map_err(|e| format!("inline.podUid: {e}"))
+    }
+}
+
+impl LimitFile {
+    fn of(limit: Limit) -> Self {
+        Self { kind: limit.kind.to_string(), number: limit.number }
+    }
+
+    fn read(&self) -> Result<Limit, String> {
+        let kind = LimitKind::from_word(&self.kind);
+        let kind = kind.ok_or_else(|| unknown("limit.kind", &self.kind))?;
+        Ok(Limit { kind, number: self.number })
+    }
+}
+
+impl SharedFile {
+    fn of(shared: &Shared) -> Self {
+        Self { size_bytes: shared.size.bytes(), writer: NameFile::of(&shared.with) }
+    }
+
+    fn read(&self) -> Result<Shared, String> {
+        Ok(Shared { size: ByteSize::new(self.size_bytes), with: self.writer.read()? })
     }
 }
 
@@ -180,6 +222,8 @@ impl RecordFile {
                 attachments: volume.attachments.iter().map(AttachmentFile::of).collect(),
             },
             inline: volume.pod.as_ref().map(InlineFile::of),
+            limit: volume.limit.map(LimitFile::of),
+            shared: volume.shared.as_ref().map(SharedFile::of),
         }
     }
 
@@ -211,6 +255,8 @@ impl RecordFile {
             size: ByteSize::new(self.current.size_bytes),
             on_delete: OnDelete::from_word(&self.current.on_delete)
                 .ok_or_else(|| unknown("current.onDelete", &self.current.on_delete))?,
+            limit: self.limit.as_ref().map(LimitFile::read).transpose()?,
+            shared: self.shared.as_ref().map(SharedFile::read).transpose()?,
             pod: self.inline.as_ref().map(InlineFile::read).transpose()?,
             attachments: self
                 .current

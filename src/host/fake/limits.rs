@@ -1,0 +1,117 @@
+//! Limits in the model: kept beside the directories, with usage as a test sets it.
+
+use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
+
+use nix::errno::Errno;
+
+use super::FakeHost;
+use super::model::{lock, owned_file, path_of};
+use crate::host::{Bounds, DeviceNumber, FileIdentity, HostError, LimitState, Limits};
+use crate::volume::{ByteSize, Limit, LimitKind};
+
+/// The limits of the one filesystem of the model.
+#[derive(Debug, Default)]
+pub(super) struct FakeLimits {
+    kind: Option<LimitKind>,
+    last: u64,
+    states: BTreeMap<u64, LimitState>,
+    members: BTreeMap<FileIdentity, u64>,
+    being_freed: Vec<u64>,
+}
+
+fn identity(directory: BorrowedFd<'_>) -> Result<FileIdentity, HostError> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = owned_file(directory)?.metadata();
+    let metadata = metadata.map_err(|e| HostError::call("look at", path_of(directory), e))?;
+    Ok(FileIdentity { device: DeviceNumber::of_stat(metadata.dev()), inode: metadata.ino() })
+}
+
+impl FakeHost {
+    /// How every filesystem holds directories from now on.
+    pub fn set_limit_kind(&self, kind: Option<LimitKind>) {
+        lock(&self.model).limits.kind = kind;
+    }
+
+    /// What is in use under a limit.
+    pub fn set_limit_usage(&self, limit: Limit, used: ByteSize, inodes: Option<u64>) {
+        if let Some(state) = lock(&self.model).limits.states.get_mut(&limit.number) {
+            (state.used, state.inodes) = (used, inodes);
+        }
+    }
+
+    /// How many limits there are.
+    #[must_use]
+    pub fn limits(&self) -> usize {
+        lock(&self.model).limits.states.len()
+    }
+
+    /// The space of deleted subvolumes is not free until this is called with an empty list.
+    pub fn set_being_freed(&self, subvolumes: Vec<u64>) {
+        lock(&self.model).limits.being_freed = subvolumes;
+    }
+}
+
+impl Limits for FakeHost {
+    fn limit_kind(&self, filesystem: BorrowedFd<'_>) -> Result<Option<LimitKind>, HostError> {
+        Ok(self.look("limit_kind", &path_of(filesystem))?.limits.kind)
+    }
+
+    fn begin_limit(&self, directory: BorrowedFd<'_>, kind: LimitKind) -> Result<Limit, HostError> {
+        let directory_identity = identity(directory)?;
+        let mut model = self.enter("begin_limit", &path_of(directory))?;
+        if model.limits.kind != Some(kind) {
+            return Err(HostError::call("limit", path_of(directory), Errno::ENOTSUP));
+        }
+        model.limits.last += 1;
+        let number = model.limits.last;
+        let inodes = (kind == LimitKind::Project).then_some(0);
+        let state = LimitState { bounds: None, used: ByteSize::ZERO, inodes };
+        model.limits.states.insert(number, state);
+        model.limits.members.insert(directory_identity, number);
+        Ok(Limit { kind, number })
+    }
+
+    fn set_bounds(
+        &self,
+        filesystem: BorrowedFd<'_>,
+        limit: Limit,
+        bounds: Option<Bounds>,
+    ) -> Result<(), HostError> {
+        let mut model = self.enter("set_bounds", &path_of(filesystem))?;
+        let state = model.limits.states.get_mut(&limit.number);
+        let state = state.ok_or_else(|| {
+            HostError::call("set the bounds of", path_of(filesystem), Errno::ENOENT)
+        })?;
+        state.bounds = bounds;
+        Ok(())
+    }
+
+    fn limit_state(
+        &self,
+        filesystem: BorrowedFd<'_>,
+        limit: Limit,
+    ) -> Result<Option<LimitState>, HostError> {
+        let model = self.look("limit_state", &path_of(filesystem))?;
+        Ok(model.limits.states.get(&limit.number).copied())
+    }
+
+    fn limit_of(&self, directory: BorrowedFd<'_>) -> Result<Option<Limit>, HostError> {
+        let identity = identity(directory)?;
+        let model = self.look("limit_of", &path_of(directory))?;
+        let number = model.limits.members.get(&identity).copied();
+        let number = number.filter(|number| model.limits.states.contains_key(number));
+        Ok(number.zip(model.limits.kind).map(|(number, kind)| Limit { kind, number }))
+    }
+
+    fn end_limit(&self, filesystem: BorrowedFd<'_>, limit: Limit) -> Result<bool, HostError> {
+        let mut model = self.enter("end_limit", &path_of(filesystem))?;
+        model.limits.states.remove(&limit.number);
+        model.limits.members.retain(|_, number| *number != limit.number);
+        Ok(true)
+    }
+
+    fn being_freed(&self, filesystem: BorrowedFd<'_>) -> Result<Vec<u64>, HostError> {
+        Ok(self.look("being_freed", &path_of(filesystem))?.limits.being_freed.clone())
+    }
+}
