@@ -7,6 +7,9 @@
 #[path = "privileged/host_filesystems.rs"]
 mod filesystems;
 #[cfg(test)]
+#[path = "privileged/host_limits.rs"]
+mod limits;
+#[cfg(test)]
 #[path = "privileged/host_loops.rs"]
 mod loops;
 #[cfg(test)]

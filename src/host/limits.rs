@@ -35,6 +35,11 @@ pub trait Limits: Debug {
     /// How this filesystem can hold directories; `None` when it cannot, or is not told to.
     fn limit_kind(&self, filesystem: BorrowedFd<'_>) -> Result<Option<LimitKind>, HostError>;
 
+    /// Switches quotas on for a filesystem that is the driver's own: on btrfs simple ones where the kernel has them (Linux
+    /// 6.7), else plain ones. Those that are on stay as they are. Elsewhere the mount has to say it, and this only looks.
+    /// Durable when it returns; plain quotas take a scan of all that is there.
+    fn enable_quota(&self, filesystem: BorrowedFd<'_>) -> Result<Option<LimitKind>, HostError>;
+
     /// Puts a directory that is new and empty (a subvolume on btrfs) under a limit of its own, which bounds nothing yet.
     /// What is made in it later comes under it as well. The limit is one that nothing else is under.
     fn begin_limit(&self, directory: BorrowedFd<'_>, kind: LimitKind) -> Result<Limit, HostError>;

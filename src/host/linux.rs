@@ -1,7 +1,7 @@
 //! The real machine: [`Host`] by system calls, and mkfs and e2fsck where there is no call.
 //!
 //! Split by noun: paths and mounts, loop devices, making filesystems, filesystems that exist, programs, and the
-//! one file with `unsafe` in it.
+//! one place with `unsafe` in it.
 //!
 //! Invariants: nothing but the paths of programs is remembered; every failure names what was tried and where.
 

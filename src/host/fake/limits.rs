@@ -57,6 +57,11 @@ impl Limits for FakeHost {
         Ok(self.look("limit_kind", &path_of(filesystem))?.limits.kind)
     }
 
+    fn enable_quota(&self, filesystem: BorrowedFd<'_>) -> Result<Option<LimitKind>, HostError> {
+        let mut model = self.enter("enable_quota", &path_of(filesystem))?;
+        Ok(Some(*model.limits.kind.get_or_insert(LimitKind::SimpleQuota)))
+    }
+
     fn begin_limit(&self, directory: BorrowedFd<'_>, kind: LimitKind) -> Result<Limit, HostError> {
         let directory_identity = identity(directory)?;
         let mut model = self.enter("begin_limit", &path_of(directory))?;

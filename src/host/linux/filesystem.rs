@@ -195,12 +195,12 @@ pub(super) fn space_at(path: &Path) -> Result<Space, HostError> {
     space(file.as_fd())
 }
 
-fn is_btrfs(file: BorrowedFd<'_>) -> nix::Result<bool> {
+pub(super) fn is_btrfs(file: BorrowedFd<'_>) -> nix::Result<bool> {
     Ok(fstatfs(file)?.filesystem_type() == BTRFS_SUPER_MAGIC)
 }
 
 /// The same directory, open so that ioctls work (they do not on `O_PATH`).
-fn reopened(directory: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
+pub(super) fn reopened(directory: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     openat(directory, ".", flags, Mode::empty())
 }

@@ -238,3 +238,38 @@ const _: () = assert!(size_of::<BtrfsInner>() == 4096);
 const _: () = assert!(size_of::<FiemapExtent>() == 56);
 
 pub(super) const BTRFS_SUBVOL_RDONLY: u64 = 2;
+
+/// `struct btrfs_ioctl_quota_ctl_args`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct QuotaControl {
+    pub(super) command: u64,
+    pub(super) status: u64,
+}
+
+pub(super) const BTRFS_QUOTA_CTL_ENABLE: u64 = 1;
+/// Since Linux 6.7.
+pub(super) const BTRFS_QUOTA_CTL_ENABLE_SIMPLE_QUOTA: u64 = 4;
+
+/// `struct btrfs_ioctl_search_args` with its key (`struct btrfs_ioctl_search_key`): items of a btrfs tree.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TreeSearch {
+    pub(super) tree: u64,
+    pub(super) least_object: u64,
+    pub(super) greatest_object: u64,
+    pub(super) least_offset: u64,
+    pub(super) greatest_offset: u64,
+    pub(super) least_transaction: u64,
+    pub(super) greatest_transaction: u64,
+    pub(super) least_kind: u32,
+    pub(super) greatest_kind: u32,
+    /// Wanted at most; answered.
+    pub(super) items: u32,
+    pub(super) unused: u32,
+    pub(super) unused_too: [u64; 4],
+    /// For each item a `struct btrfs_ioctl_search_header` (transaction, object, offset, kind, length), then its bytes.
+    pub(super) found: [u8; 3992],
+}
+
+const _: () = assert!(size_of::<TreeSearch>() == 4096);

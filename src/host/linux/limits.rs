@@ -1,10 +1,22 @@
 //! Project quotas of ext4 and XFS, and qgroups of btrfs, by ioctl and quotactl_fd.
 
-use std::os::fd::BorrowedFd;
+mod qgroup;
+mod tree;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
 
 use super::LinuxHost;
+use super::filesystem::{is_btrfs, reopened};
+use super::mounts::fd_path;
 use crate::host::{Bounds, HostError, LimitState, Limits};
 use crate::volume::{Limit, LimitKind};
+
+/// The directory, open so that ioctls work, when it is on btrfs.
+fn open_on_btrfs(directory: BorrowedFd<'_>) -> nix::Result<Option<OwnedFd>> {
+    if is_btrfs(directory)? { reopened(directory).map(Some) } else { Ok(None) }
+}
 
 fn unsupported() -> HostError {
     HostError::Unsupported {
@@ -14,8 +26,21 @@ fn unsupported() -> HostError {
 }
 
 impl Limits for LinuxHost {
-    fn limit_kind(&self, _filesystem: BorrowedFd<'_>) -> Result<Option<LimitKind>, HostError> {
-        Ok(None)
+    fn limit_kind(&self, filesystem: BorrowedFd<'_>) -> Result<Option<LimitKind>, HostError> {
+        let failed = |e| HostError::call("ask for the quotas of", fd_path(filesystem), e);
+        match open_on_btrfs(filesystem).map_err(failed)? {
+            Some(directory) => qgroup::kind(directory.as_fd()).map_err(failed),
+            None => Ok(None),
+        }
+    }
+
+    fn enable_quota(&self, filesystem: BorrowedFd<'_>) -> Result<Option<LimitKind>, HostError> {
+        let failed = |e: Errno| HostError::call("switch quotas on for", fd_path(filesystem), e);
+        if let Some(directory) = open_on_btrfs(filesystem).map_err(failed)? {
+            qgroup::enable(directory.as_fd())
+                .map_err(|e| HostError::call("switch quotas on for", fd_path(filesystem), e))?;
+        }
+        self.limit_kind(filesystem)
     }
 
     fn begin_limit(

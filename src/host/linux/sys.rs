@@ -1,4 +1,5 @@
-//! System calls and ioctls that nix has no wrapper for. The only file of the crate with `unsafe` in it.
+//! System calls and ioctls that nix has no wrapper for. The only place of the crate with `unsafe` in it: this file and
+//! those below it.
 //!
 //! Every function is safe to call with any arguments: structures are built here, sizes are those of the kernel's
 //! own headers (see `layout`), and descriptors come in borrowed and go out owned.
@@ -6,8 +7,10 @@
 //! Must not: decide anything, or turn an errno into something else.
 #![expect(
     unsafe_code,
-    reason = "system calls and ioctls without a safe wrapper; kept in this one file"
+    reason = "system calls and ioctls without a safe wrapper; kept in this one place"
 )]
+
+pub(super) mod quota;
 
 use std::ffi::{CStr, CString, OsStr};
 use std::io::Read;
