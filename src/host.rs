@@ -16,6 +16,7 @@ mod error;
 pub mod fake;
 mod limits;
 pub mod linux;
+mod managed;
 mod mount_table;
 mod signature;
 
@@ -26,8 +27,9 @@ use std::path::{Path, PathBuf};
 pub use copying::{Copying, Extent, HeldMount};
 pub use error::{CommandError, HostError};
 pub use limits::{Bounds, LimitState, Limits};
+pub use managed::{Content, Disk, ManagedPools, PoolMount, Superblock};
 pub use mount_table::{DeviceNumber, MountEntry, MountTable};
-pub use signature::{PROBE_LENGTH, Signature, probe as probe_signature};
+pub use signature::{POOL_LABEL, PROBE_LENGTH, Signature, probe as probe_signature, probe_pool};
 
 use crate::volume::{Allocation, ByteSize, DirectIo, Filesystem, MkfsOption, MountAttributes};
 
@@ -237,7 +239,7 @@ pub enum MountPoint {
 }
 
 /// What the layers above may ask of the machine. Every call blocks and may be repeated.
-pub trait Host: Copying + Limits + Debug + Send + Sync + 'static {
+pub trait Host: Copying + Limits + ManagedPools + Debug + Send + Sync + 'static {
     /// All mounts of this mount namespace, in the order of /proc/self/mountinfo.
     fn mounts(&self) -> Result<MountTable, HostError>;
 

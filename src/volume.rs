@@ -13,6 +13,7 @@ mod parameters;
 mod quantity;
 mod size;
 mod spec;
+mod uuid;
 mod words;
 
 pub use access::{AccessMode, AccessType, VolumeCapability};
@@ -27,4 +28,5 @@ pub use parameters::{
 pub use quantity::{QuantityError, parse as parse_quantity};
 pub use size::{ByteSize, CapacityRange, SizeError};
 pub use spec::{CreateSpec, Source, Topology};
+pub use uuid::FilesystemUuid;
 pub use words::{Allocation, Backend, DirectIo, Filesystem, OnDelete, Quota};

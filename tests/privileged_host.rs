@@ -13,6 +13,9 @@ mod limits;
 #[path = "privileged/host_loops.rs"]
 mod loops;
 #[cfg(test)]
+#[path = "privileged/host_managed.rs"]
+mod managed;
+#[cfg(test)]
 #[path = "privileged/host_mounts.rs"]
 mod mounts;
 #[cfg(test)]

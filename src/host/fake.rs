@@ -9,6 +9,7 @@
 mod copying;
 mod gate;
 mod limits;
+mod managed;
 mod model;
 #[cfg(test)]
 mod tests;

@@ -7,12 +7,14 @@
 
 mod command;
 mod copying;
+mod disk;
 mod errors;
 mod filesystem;
 mod format;
 mod layout;
 mod limits;
 mod loops;
+mod managed;
 mod mounts;
 mod nowhere;
 mod renew;

@@ -3,7 +3,11 @@
 //! Pure: bytes in, facts out. Field positions are the on-disk formats' (ext4: Documentation/filesystems/ext4,
 //! XFS: xfs_dsb, btrfs: struct btrfs_super_block).
 
-use crate::volume::{ByteSize, Filesystem};
+use super::Superblock;
+use crate::volume::{ByteSize, Filesystem, FilesystemUuid};
+
+/// The label of a filesystem that was made for a managed pool. XFS has room for 12 bytes.
+pub const POOL_LABEL: &str = "orlop-pool";
 
 /// A known filesystem, as its superblock tells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +93,25 @@ fn btrfs(head: &[u8]) -> Option<Signature> {
     })
 }
 
+/// Reads a superblock that a managed pool can have, with the filesystem's identity.
+#[must_use]
+pub fn probe_pool(head: &[u8]) -> Option<Superblock> {
+    let signature = probe(head)?;
+    // XFS: sb_uuid, sb_fname; btrfs: fsid, label.
+    let (uuid_at, label_at, label_room) = match signature.filesystem {
+        Filesystem::Xfs => (32, 108, 12),
+        Filesystem::Btrfs => (BTRFS_AT + 0x20, BTRFS_AT + 0x12b, 256),
+        Filesystem::Ext4 => return None,
+    };
+    let label = head.get(label_at..label_at + label_room)?;
+    let label = label.split(|byte| *byte == 0).next()?;
+    Some(Superblock {
+        signature,
+        uuid: FilesystemUuid::from_bytes(bytes(head, uuid_at)?),
+        is_ours: label == POOL_LABEL.as_bytes(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,10 +142,24 @@ mod tests {
         assert_eq!((read.filesystem, read.size.bytes()), (Filesystem::Xfs, 40_960));
     }
 
+    #[test]
+    fn the_identity_of_a_pool_s_filesystem_is_read() {
+        let mut head = vec![0_u8; PROBE_LENGTH];
+        head[0..4].copy_from_slice(b"XFSB");
+        head[4..8].copy_from_slice(&4096_u32.to_be_bytes());
+        head[32..48].copy_from_slice(&[7; 16]);
+        assert!(!probe_pool(&head).unwrap().is_ours);
+        head[108..118].copy_from_slice(POOL_LABEL.as_bytes());
+        let read = probe_pool(&head).unwrap();
+        assert!(read.is_ours && read.uuid == FilesystemUuid::from_bytes([7; 16]));
+        head[118] = b'2';
+        assert!(!probe_pool(&head).unwrap().is_ours, "another label that begins so");
+    }
+
     proptest! {
         #[test]
         fn rubbish_is_never_a_panic(head in proptest::collection::vec(any::<u8>(), 0..2048)) {
-            let _known_or_not = probe(&head);
+            let _known_or_not = (probe(&head), probe_pool(&head));
         }
     }
 }

@@ -18,7 +18,7 @@ pub struct IdError {
 }
 
 impl IdError {
-    fn new(text: &str, expected: &'static str) -> Self {
+    pub(super) fn new(text: &str, expected: &'static str) -> Self {
         // An id from outside may be of any length; the message keeps what a reader needs.
         Self { text: text.chars().take(128).collect(), expected }
     }

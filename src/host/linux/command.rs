@@ -7,6 +7,7 @@
 #![expect(clippy::disallowed_methods, reason = "the one place that runs programs")]
 
 use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -76,6 +77,15 @@ impl Program {
     }
 
     fn output(&self, arguments: &[impl AsRef<OsStr>]) -> Result<Output, CommandError> {
+        self.output_holding(arguments, Stdio::null())
+    }
+
+    /// `input` is never read: the program only keeps it open.
+    fn output_holding(
+        &self,
+        arguments: &[impl AsRef<OsStr>],
+        input: Stdio,
+    ) -> Result<Output, CommandError> {
         let path = self
             .path
             .as_deref()
@@ -86,7 +96,7 @@ impl Program {
             .env("LC_ALL", "C")
             .env("PATH", DIRECTORIES.join(":"))
             .current_dir("/")
-            .stdin(Stdio::null())
+            .stdin(input)
             .output()
             .map_err(|source| CommandError::Start { program: self.name, source })
     }
@@ -97,7 +107,20 @@ impl Program {
         arguments: &[impl AsRef<OsStr>],
         accepted: &[i32],
     ) -> Result<(), CommandError> {
-        let output = self.output(arguments)?;
+        self.accept(&self.output(arguments)?, accepted)
+    }
+
+    /// Runs it with an open file that it keeps to its end: a lock on that file is held until then, also when this process
+    /// is killed before.
+    pub(super) fn run_holding(
+        &self,
+        arguments: &[impl AsRef<OsStr>],
+        held: OwnedFd,
+    ) -> Result<(), CommandError> {
+        self.accept(&self.output_holding(arguments, Stdio::from(held))?, &[0])
+    }
+
+    fn accept(&self, output: &Output, accepted: &[i32]) -> Result<(), CommandError> {
         if output.status.code().is_some_and(|code| accepted.contains(&code)) {
             return Ok(());
         }

@@ -21,12 +21,14 @@ use super::loops::Loops;
 use super::mounts::fd_path;
 use super::nowhere::Nowhere;
 use crate::fault;
-use crate::host::{FormatRecipe, HostError, RootOwner};
-use crate::volume::{Allocation, Filesystem, MkfsOption};
+use crate::host::{FormatRecipe, HostError, POOL_LABEL, RootOwner};
+use crate::volume::{Allocation, Filesystem, FilesystemUuid, MkfsOption};
 
 /// One setting of mkfs: flag, key (may be empty), value (may be empty).
 type Setting = (&'static str, &'static str, String);
 
+/// The logical sector size of a managed pool's device, in bytes: direct I/O works on every disk below.
+const POOL_SECTOR: u32 = 4096;
 /// metadata_csum_seed (Linux 4.4): a copy gets its new UUID without a rewrite of every inode table.
 const EXT4_FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,\
      sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum,metadata_csum_seed";
@@ -68,7 +70,7 @@ fn refused(image: BorrowedFd<'_>, what: &str) -> HostError {
 }
 
 /// mkfs may zero ranges of a file by punching holes; this fills them, and leaves what is written alone.
-fn reserve_again(file: &File, length: u64) -> nix::Result<()> {
+pub(super) fn reserve_again(file: &File, length: u64) -> nix::Result<()> {
     let length = i64::try_from(length).map_err(|_overflow| Errno::EFBIG)?;
     fallocate(file, FallocateFlags::empty(), 0, length)
 }
@@ -77,7 +79,16 @@ fn command_for<'a>(
     programs: &'a Programs,
     recipe: &FormatRecipe<'_>,
 ) -> (&'a Program, Vec<String>) {
-    let (program, pinned) = match recipe.filesystem {
+    let (program, pinned) = settings_for(programs, recipe);
+    (program, arguments(merge(pinned, recipe.options)))
+}
+
+/// The program and what is pinned for it.
+fn settings_for<'a>(
+    programs: &'a Programs,
+    recipe: &FormatRecipe<'_>,
+) -> (&'a Program, Vec<Setting>) {
+    match recipe.filesystem {
         Filesystem::Ext4 => (&programs.mke2fs, ext4_settings()),
         Filesystem::Xfs => {
             let program = &programs.mkfs_xfs;
@@ -90,8 +101,25 @@ fn command_for<'a>(
             let has_tree = program.lists_feature("block-group-tree");
             (program, btrfs_settings(has_tree))
         }
+    }
+}
+
+/// How the filesystem of a managed pool is made; `None` for one that no such pool has.
+pub(super) fn pool_command(
+    programs: &Programs,
+    filesystem: Filesystem,
+    uuid: FilesystemUuid,
+) -> Option<(&Program, Vec<String>)> {
+    let root = RootOwner { mode: 0o700, uid: 0, gid: 0 };
+    let recipe = FormatRecipe { filesystem, sector: POOL_SECTOR, options: &[], root };
+    let uuid = uuid.to_string();
+    let identity = match filesystem {
+        Filesystem::Xfs => [("-m", "uuid", uuid.as_str()), ("-L", "", POOL_LABEL)],
+        Filesystem::Btrfs => [("-U", "", uuid.as_str()), ("-L", "", POOL_LABEL)],
+        Filesystem::Ext4 => return None,
     };
-    (program, arguments(merge(pinned, recipe.options)))
+    let (program, settings) = settings_for(programs, &recipe);
+    Some((program, arguments(settings.into_iter().chain(pinned(&identity)).collect())))
 }
 
 fn pinned(settings: &[(&'static str, &'static str, &str)]) -> Vec<Setting> {

@@ -172,6 +172,33 @@ pub(super) struct BtrfsInner {
     pub(super) align: [u8; 7],
 }
 
+/// `struct btrfs_ioctl_fs_info_args`, of which only the identity matters here.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BtrfsFsInfo {
+    pub(super) max_id: u64,
+    pub(super) devices: u64,
+    pub(super) uuid: [u8; 16],
+    pub(super) rest: [u64; 124],
+}
+
+impl BtrfsFsInfo {
+    pub(super) const EMPTY: Self = Self { max_id: 0, devices: 0, uuid: [0; 16], rest: [0; 124] };
+}
+
+/// `struct btrfs_ioctl_quota_ctl_args`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BtrfsQuota {
+    pub(super) command: u64,
+    pub(super) status: u64,
+}
+
+/// `BTRFS_QUOTA_CTL_ENABLE`
+pub(super) const BTRFS_QUOTA_FULL: u64 = 1;
+/// `BTRFS_QUOTA_CTL_ENABLE_SIMPLE_QUOTA` (Linux 6.7)
+pub(super) const BTRFS_QUOTA_SIMPLE: u64 = 4;
+
 /// How many extents one call of FS_IOC_FIEMAP asks for.
 pub(super) const FIEMAP_EXTENTS: usize = 256;
 
@@ -235,6 +262,7 @@ const _: () = assert!(size_of::<XfsGeometry>() == 256);
 const _: () = assert!(size_of::<BtrfsArgs>() == 4096);
 const _: () = assert!(size_of::<BtrfsSnapshotArgs>() == 4096);
 const _: () = assert!(size_of::<BtrfsInner>() == 4096);
+const _: () = assert!(size_of::<BtrfsFsInfo>() == 1024);
 const _: () = assert!(size_of::<FiemapExtent>() == 56);
 
 pub(super) const BTRFS_SUBVOL_RDONLY: u64 = 2;

@@ -24,7 +24,7 @@ use crate::host::{
     BindSource, DeviceNumber, FileIdentity, FilesystemMount, HostError, MountPoint, MountTable,
     Node, NodeKind, loop_path,
 };
-use crate::volume::MountAttributes;
+use crate::volume::{Filesystem, MountAttributes};
 
 // Not /proc/self: a mount namespace belongs to a thread, and that one shows the main thread's.
 const MOUNT_INFO: &str = "/proc/thread-self/mountinfo";
@@ -269,30 +269,40 @@ fn mount_arguments(request: &FilesystemMount<'_>) -> (MountFlags, String) {
 }
 
 pub(super) fn mount(request: &FilesystemMount<'_>) -> Result<(), HostError> {
-    let target = request.target;
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let place: OwnedFd = open(target, flags, Mode::empty())
+    let (flags, data) = mount_arguments(request);
+    mount_device(&loop_path(request.loop_number), request.filesystem, request.target, flags, &data)
+}
+
+/// Mounts a block device at an existing directory; a link at its end is not followed.
+pub(super) fn mount_device(
+    device: &Path,
+    filesystem: Filesystem,
+    target: &Path,
+    flags: MountFlags,
+    data: &str,
+) -> Result<(), HostError> {
+    let open_flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let place: OwnedFd = open(target, open_flags, Mode::empty())
         .map_err(|e| HostError::call("open the mount point", target, e))?;
     // mount(2) follows links, so it gets the directory that was just opened.
     let place_path = format!("/proc/self/fd/{}", place.as_raw_fd());
-    let (flags, data) = mount_arguments(request);
     fault::point!("host.mount.start").map_err(|e| HostError::call("mount", target, e))?;
-    let mut builder = sys_mount::Mount::builder().fstype(request.filesystem.as_str()).flags(flags);
+    let mut builder = sys_mount::Mount::builder().fstype(filesystem.as_str()).flags(flags);
     if !data.is_empty() {
-        builder = builder.data(&data);
+        builder = builder.data(data);
     }
     // Dropping sys-mount's handle leaves the mount in place.
     builder
-        .mount(loop_path(request.loop_number), &place_path)
+        .mount(device, &place_path)
         .map(drop)
-        .map_err(|e| explain_mount(e, request))?;
+        .map_err(|e| explain_mount(e, filesystem, target))?;
     fault::point!("host.mount.done").map_err(|e| HostError::call("mount", target, e))
 }
 
-fn explain_mount(error: io::Error, request: &FilesystemMount<'_>) -> HostError {
+fn explain_mount(error: io::Error, filesystem: Filesystem, target: &Path) -> HostError {
     if error.raw_os_error() == Some(libc::ENODEV) {
         return HostError::Unsupported {
-            what: format!("this kernel has no filesystem {}", request.filesystem),
+            what: format!("this kernel has no filesystem {filesystem}"),
             remedy: "load its kernel module on the node, or choose another fstype",
         };
     }
@@ -303,7 +313,7 @@ fn explain_mount(error: io::Error, request: &FilesystemMount<'_>) -> HostError {
         Some(libc::EUCLEAN | libc::EIO) => "mount (the filesystem is damaged) on",
         _ => "mount the filesystem on",
     };
-    HostError::call(operation, request.target, error)
+    HostError::call(operation, target, error)
 }
 
 #[expect(
@@ -328,7 +338,6 @@ pub(super) fn unmount(target: &Path) -> Result<(), HostError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::volume::Filesystem;
 
     #[test]
     fn only_a_path_that_ends_in_a_name_is_canonical() {
