@@ -15,8 +15,10 @@ use crate::host::HostError;
 use crate::store::StoreError;
 use crate::volume::{Backend, ByteSize, Filesystem};
 
-pub use copy::{ImageCopy, copy_directory, copy_image, measure_directory, seal_image};
-pub use hostpath::create as create_directory;
+pub use copy::{
+    DirectoryCopy, ImageCopy, copy_directory, copy_image, measure_directory, seal_image,
+};
+pub use hostpath::{NewLimit, create as create_directory, limit_of_new};
 pub use image::{ImageSpec, create as create_image, grow as grow_image, identity, loops_on};
 pub use progress::Progress;
 

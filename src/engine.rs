@@ -22,6 +22,7 @@ mod freeze;
 mod group;
 mod health;
 mod inline;
+mod limits;
 mod list;
 mod metadata;
 mod modify;

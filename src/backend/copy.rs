@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::unistd::{Whence, fsync, lseek64, syncfs};
 
 use super::image::{call, extend};
-use super::{BackendError, Progress, tree};
+use super::{BackendError, NewLimit, Progress, tree};
 use crate::fault;
 use crate::host::{Host, HostError, PoolFilesystem};
 use crate::store::{DATA, IMAGE, VolumeDir};
@@ -112,6 +112,17 @@ pub(super) fn copy_data(from: &File, to: &File, progress: &Progress) -> Result<(
     }
 }
 
+/// How a directory is copied.
+#[derive(Debug, Clone, Copy)]
+pub struct DirectoryCopy {
+    /// Share the blocks of the source.
+    pub share: bool,
+    /// Nobody will write to it.
+    pub read_only: bool,
+    /// What it is held to.
+    pub limit: Option<NewLimit>,
+}
+
 /// Makes the directory `data` in `dir` with the content of another one, and flushes it. On btrfs it is a snapshot of the
 /// subvolume, elsewhere every file is copied, with shared blocks where the filesystem can and `share` allows.
 ///
@@ -120,11 +131,12 @@ pub(super) fn copy_data(from: &File, to: &File, progress: &Progress) -> Result<(
 pub fn copy_directory(
     source: &VolumeDir,
     dir: &VolumeDir,
-    share: bool,
-    read_only: bool,
+    copy: DirectoryCopy,
     progress: &Progress,
     host: &dyn Host,
 ) -> Result<(), BackendError> {
+    let DirectoryCopy { share, read_only, limit } = copy;
+    let limited = || limit.map(|limit| limit.begin(dir, host)).transpose();
     let failed = |operation: &'static str| move |e: Errno| HostError::call(operation, DATA, e);
     let from = source.directory(DATA)?;
     let on_btrfs = host.space(dir.as_fd())?.filesystem == PoolFilesystem::Btrfs;
@@ -139,6 +151,7 @@ pub fn copy_directory(
         host.snapshot_subvolume(from.as_fd(), dir.as_fd(), DATA, read_only)?;
         check()?;
         fault::point!("backend.copy.snapshotted").map_err(|e| HostError::call("copy", DATA, e))?;
+        limited()?;
     } else {
         let to = if on_btrfs {
             host.make_subvolume(dir.as_fd(), DATA)?;
@@ -146,6 +159,8 @@ pub fn copy_directory(
         } else {
             dir.create_directory(DATA)?
         };
+        // Before there is anything in it: what is made later is under the limit of its directory.
+        limited()?;
         progress.expect(tree::measure(from.as_fd())?);
         tree::copy(from.as_fd(), to.as_fd(), share, progress, host)?;
         fault::point!("backend.copy.walked").map_err(|e| HostError::call("copy", DATA, e))?;

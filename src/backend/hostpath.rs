@@ -7,14 +7,42 @@ use nix::unistd::{Gid, Uid, fchown, fsync};
 
 use super::BackendError;
 use crate::fault;
-use crate::host::{Host, HostError, PoolFilesystem, RootOwner};
+use crate::host::{Bounds, Host, HostError, PoolFilesystem, RootOwner};
 use crate::store::{DATA, VolumeDir};
+use crate::volume::{Limit, LimitKind};
+
+/// What a new directory is held to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewLimit {
+    /// How.
+    pub kind: LimitKind,
+    /// To what.
+    pub bounds: Bounds,
+}
+
+impl NewLimit {
+    /// Puts the data directory, in which no pod has been yet, under a limit of its own.
+    pub(super) fn begin(self, dir: &VolumeDir, host: &dyn Host) -> Result<Limit, BackendError> {
+        let failed = |e| HostError::call("limit", DATA, e);
+        let data = dir.directory(DATA)?;
+        let limit = host.begin_limit(data.as_fd(), self.kind)?;
+        fault::point!("backend.limit.begun").map_err(failed)?;
+        host.set_bounds(dir.as_fd(), limit, Some(self.bounds))?;
+        fault::point!("backend.limit.bounded").map_err(failed)?;
+        Ok(limit)
+    }
+}
 
 /// Makes the volume's directory and flushes it.
 ///
 /// # Errors
 /// A system call failed.
-pub fn create(dir: &VolumeDir, owner: RootOwner, host: &dyn Host) -> Result<(), BackendError> {
+pub fn create(
+    dir: &VolumeDir,
+    owner: RootOwner,
+    limit: Option<NewLimit>,
+    host: &dyn Host,
+) -> Result<Option<Limit>, BackendError> {
     let failed =
         |operation: &'static str| move |e: nix::errno::Errno| HostError::call(operation, DATA, e);
     let data = if host.space(dir.as_fd())?.filesystem == PoolFilesystem::Btrfs {
@@ -24,6 +52,7 @@ pub fn create(dir: &VolumeDir, owner: RootOwner, host: &dyn Host) -> Result<(), 
         dir.create_directory(DATA)?
     };
     fault::point!("backend.hostpath.made").map_err(|e| HostError::call("make", DATA, e))?;
+    let limit = limit.map(|limit| limit.begin(dir, host)).transpose()?;
     fchown(data.as_fd(), Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)))
         .map_err(failed("set the owner of"))?;
     // After the owner: chown clears the set-id bits.
@@ -31,5 +60,13 @@ pub fn create(dir: &VolumeDir, owner: RootOwner, host: &dyn Host) -> Result<(), 
         .map_err(failed("set the mode of"))?;
     fsync(&data).map_err(failed("flush"))?;
     fsync(dir.as_fd()).map_err(failed("flush"))?;
-    Ok(())
+    Ok(limit)
+}
+
+/// The limit that the data of a volume is under which is being born.
+///
+/// # Errors
+/// A system call failed.
+pub fn limit_of_new(dir: &VolumeDir, host: &dyn Host) -> Result<Option<Limit>, BackendError> {
+    Ok(host.limit_of(dir.directory(DATA)?.as_fd())?)
 }

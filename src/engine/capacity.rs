@@ -9,7 +9,7 @@ use super::open_pool::OpenPool;
 use super::{Engine, EngineError};
 use crate::backend;
 use crate::host::{Host, HostError, Space};
-use crate::volume::{Allocation, Backend, ByteSize, Filesystem, Parameters, Quota, Topology};
+use crate::volume::{Allocation, Backend, ByteSize, Filesystem, Parameters, Topology};
 
 /// For which kind of volume capacity is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,12 +138,16 @@ impl Engine {
         let mut capacity = Capacity { available: ByteSize::ZERO, maximum: ByteSize::ZERO, minimum };
         let elsewhere = query.topology.as_ref().is_some_and(|term| !self.is_accessible(term));
         // What CreateVolume refuses has no room.
-        let impossible = (query.block && parameters.backend == Backend::Hostpath)
-            || parameters.quota == Quota::Required;
+        let impossible = query.block && parameters.backend == Backend::Hostpath;
         if elsewhere || impossible {
             return Ok(capacity);
         }
         for pool in self.pools.chosen(&parameters.pool)? {
+            if parameters.backend == Backend::Hostpath
+                && pool.limit_for(parameters.quota, &*self.host).is_err()
+            {
+                continue;
+            }
             let room = pool.room(parameters.allocation, &*self.host)?.round_down(step);
             let room = if room < minimum { ByteSize::ZERO } else { room };
             capacity.available = capacity.available.saturating_add(room);

@@ -14,7 +14,7 @@ use super::freeze::FreezePoint;
 use super::observe::Writing;
 use super::open_pool::OpenPool;
 use super::{Engine, EngineError, Located, chain};
-use crate::backend::{self, ImageCopy, Progress};
+use crate::backend::{self, DirectoryCopy, ImageCopy, NewLimit, Progress};
 use crate::host::{HeldMount, Host, HostError, MountEntry};
 use crate::store::{Resolved, VolumeDir};
 use crate::volume::{Allocation, ByteSize};
@@ -39,6 +39,8 @@ pub(super) struct CopyTarget<'a> {
     pub(super) share: bool,
     /// Nobody will write to it.
     pub(super) read_only: bool,
+    /// What a directory is held to.
+    pub(super) limit: Option<NewLimit>,
 }
 
 /// Data that is copied.
@@ -85,14 +87,11 @@ impl Engine {
         let host = &*self.host;
         reporting(source.name, target.dir, progress, || {
             match source.resolved {
-                Resolved::Hostpath => backend::copy_directory(
-                    source.dir,
-                    target.dir,
-                    target.share,
-                    target.read_only,
-                    progress,
-                    host,
-                )?,
+                Resolved::Hostpath => {
+                    let CopyTarget { share, read_only, limit, .. } = target;
+                    let copy = DirectoryCopy { share, read_only, limit };
+                    backend::copy_directory(source.dir, target.dir, copy, progress, host)?;
+                }
                 Resolved::Loop { .. } => {
                     let CopyTarget { size, allocation, share, .. } = target;
                     let copy = ImageCopy { size, allocation, share };

@@ -6,12 +6,12 @@ use super::open_pool::OpenPool;
 use super::snapshot::{generation, now};
 use super::source::Origin;
 use super::{Engine, EngineError, Located, read};
-use crate::backend::{self, BackendError, ImageSpec};
+use crate::backend::{self, ImageSpec};
 use crate::host::{FormatRecipe, PoolFilesystem, RootOwner};
-use crate::store::{Entry, Kind, Record, Request, Resolved, Volume, same_source};
+use crate::store::{Entry, Kind, Record, Request, Resolved, Shared, Volume, same_source};
 use crate::volume::{
-    AccessType, Backend, ByteSize, CreateSpec, Filesystem, Generation, MkfsOption, OnDelete, Pod,
-    PoolChoice, Quota, SizeError, Source, VolumeId,
+    AccessType, Backend, ByteSize, CreateSpec, Filesystem, Generation, Limit, MkfsOption, OnDelete,
+    Pod, PoolChoice, SizeError, Source, VolumeId,
 };
 
 /// A volume that exists now.
@@ -32,6 +32,13 @@ pub(super) struct Plan {
     pub(super) mkfs_options: Vec<MkfsOption>,
 }
 
+/// What the data of a new volume is under, and shares.
+#[derive(Debug)]
+pub(super) struct Filled {
+    pub(super) limit: Option<Limit>,
+    pub(super) shared: Vec<Shared>,
+}
+
 impl Engine {
     /// Makes a volume, or finds the one that an earlier call made.
     ///
@@ -50,8 +57,10 @@ impl Engine {
         };
         let pool = self.choose_pool(spec, &plan, origin.as_ref())?;
         let allocation = spec.parameters.allocation;
-        let hold = pool.reserve(plan.size, allocation, &*self.host)?;
-        let _hold = hold.map_err(|room| no_room(plan.size, &pool.name, room))?;
+        let sharing = self.most_shared_with(spec, &pool, origin.as_ref())?;
+        let needs = plan.size.saturating_add(sharing);
+        let hold = pool.reserve(needs, allocation, &*self.host)?;
+        let _hold = hold.map_err(|room| no_room(needs, &pool.name, room))?;
         self.make(spec, &plan, &pool, origin.as_ref())
     }
 
@@ -121,11 +130,8 @@ impl Engine {
         spec: &CreateSpec,
         resolved: Resolved,
     ) -> Result<(), EngineError> {
-        if spec.parameters.quota == Quota::Required {
-            return Err(EngineError::Invalid(format!(
-                "parameter quota=required: pool {} cannot hold a directory to its size yet; use backend=loop, which always can",
-                pool.name
-            )));
+        if resolved == Resolved::Hostpath {
+            pool.limit_for(spec.parameters.quota, &*self.host)?;
         }
         if spec.parameters.on_delete == OnDelete::Wipe {
             self.check_wipe(pool, resolved)?;
@@ -161,7 +167,7 @@ impl Engine {
         pool: &OpenPool,
         origin: Option<&Origin>,
     ) -> Result<Created, EngineError> {
-        let record = Record::new(Volume {
+        let mut record = Record::new(Volume {
             key: spec.key.clone(),
             generation: generation()?,
             name: spec.name.clone(),
@@ -171,7 +177,7 @@ impl Engine {
             size: plan.size,
             on_delete: spec.parameters.on_delete,
             limit: None,
-            shared: None,
+            shared: Vec::new(),
             pod: spec.pod.clone(),
             attachments: Vec::new(),
         });
@@ -185,11 +191,21 @@ impl Engine {
         };
         let incoming =
             pool.store.begin(Kind::Volume, &spec.key, &*self.host).map_err(|e| full(e.into()))?;
-        let filled = match origin {
-            None => self.fill(incoming.dir(), spec, plan).map_err(EngineError::from),
-            Some(origin) => self.fill_copy(incoming.dir(), spec, plan, pool, origin),
+        let _room = match origin.and_then(Origin::volume) {
+            Some(located) => self.room_to_rewrite(std::slice::from_ref(located))?,
+            None => Vec::new(),
         };
-        let made = filled.and_then(|()| incoming.commit(&record).map_err(EngineError::from));
+        let filled = match origin {
+            None => self.fill(incoming.dir(), spec, plan, pool),
+            Some(origin) => {
+                let itself = record.volume.itself();
+                self.fill_copy(incoming.dir(), spec, plan, pool, origin, itself)
+            }
+        };
+        let made = filled.and_then(|filled| {
+            (record.volume.limit, record.volume.shared) = (filled.limit, filled.shared);
+            incoming.commit(&record).map_err(EngineError::from)
+        });
         if let Err(error) = made {
             return Err(full(error).with_undo(incoming.abandon(&*self.host)));
         }
@@ -201,11 +217,15 @@ impl Engine {
         dir: &crate::store::VolumeDir,
         spec: &CreateSpec,
         plan: &Plan,
-    ) -> Result<(), BackendError> {
+        pool: &OpenPool,
+    ) -> Result<Filled, EngineError> {
         let parameters = &spec.parameters;
         let root = RootOwner { mode: parameters.mode, uid: parameters.uid, gid: parameters.gid };
-        match plan.resolved {
-            Resolved::Hostpath => backend::create_directory(dir, root, &*self.host),
+        let limit = match plan.resolved {
+            Resolved::Hostpath => {
+                let limit = pool.new_limit(parameters.quota, plan.size, &*self.host)?;
+                backend::create_directory(dir, root, limit, &*self.host)?
+            }
             Resolved::Loop { filesystem, sector, allocation, .. } => {
                 let recipe = |filesystem| FormatRecipe {
                     filesystem,
@@ -215,9 +235,11 @@ impl Engine {
                 };
                 let image =
                     ImageSpec { size: plan.size, allocation, format: filesystem.map(recipe) };
-                backend::create_image(dir, &image, &*self.host)
+                backend::create_image(dir, &image, &*self.host)?;
+                None
             }
-        }
+        };
+        Ok(Filled { limit, shared: Vec::new() })
     }
 }
 

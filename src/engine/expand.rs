@@ -6,6 +6,8 @@ use super::create::size_error;
 use super::observe::MountedAs;
 use super::{Engine, EngineError, Located};
 use crate::backend;
+use crate::fault;
+use crate::host::HostError;
 use crate::store::Resolved;
 use crate::volume::{Allocation, ByteSize, CapacityRange, VolumeId};
 
@@ -95,6 +97,8 @@ impl Engine {
             )));
         }
         if range.required <= current {
+            // An expansion that was cut off may have left another bound.
+            self.hold_to_size(located);
             return Ok(());
         }
         let (filesystem, allocation) = match volume.resolved {
@@ -119,10 +123,26 @@ impl Engine {
         }
         let mut record = located.record.clone();
         record.volume.size = size;
-        pool.store.update(&record).map_err(|error| full(error.into(), &pool.name))?;
+        // Before the record: what it says must be so.
+        if !pool.hold(&record.volume, &*self.host)? {
+            return Err(not_held(&id, &pool.name));
+        }
+        fault::point!("engine.expand.held")
+            .map_err(|e| HostError::call("grow the volume", id.to_string(), e))?;
+        if let Err(error) = pool.store.update(&record) {
+            self.hold_to_size(located);
+            return Err(full(error.into(), &pool.name));
+        }
         located.record = record;
         Ok(())
     }
+}
+
+/// The kernel does not know the volume's limit any more.
+fn not_held(id: &VolumeId, pool: &str) -> EngineError {
+    EngineError::Precondition(format!(
+        "volume {id} is not held to its size by the filesystem of pool {pool} any more (QuotaNotInForce); mount it with its quotas on"
+    ))
 }
 
 fn cannot_grow_mounted(id: &VolumeId) -> EngineError {

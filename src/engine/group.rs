@@ -91,6 +91,7 @@ impl Engine {
         };
         let incoming = pool.store.begin(Kind::Group, &spec.key, &*self.host);
         let incoming = incoming.map_err(|e| full(e.into()))?;
+        let _room = self.room_to_rewrite(&located)?;
         match self.take_group(spec, &located, &incoming) {
             Ok(group) => found(pool, &group),
             Err(error) => Err(full(error).with_undo(incoming.abandon(&*self.host))),
@@ -200,6 +201,7 @@ impl Engine {
                 resolved: volume.resolved,
                 size: volume.size,
                 charge: ByteSize::ZERO,
+                shared: volume.shared.clone(),
             };
             let (sealed, hold) = self.seal_snapshot(member.located, &member.dir, snapshot)?;
             snapshots.push(sealed);

@@ -33,7 +33,7 @@ impl Engine {
     #[must_use]
     pub fn list(&self, after: Option<&VolumeId>, count: usize) -> (Vec<Listed>, bool) {
         let whole = |(pool, key, entry): Walked| match entry {
-            Entry::Whole { generation, size, inline: false, nodes } => {
+            Entry::Whole { generation, size, inline: false, nodes, .. } => {
                 Some(Listed { id: VolumeId { pool: pool.tag(), key, generation }, size, nodes })
             }
             Entry::Whole { inline: true, .. } | Entry::Damaged { .. } => None,

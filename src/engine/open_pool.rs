@@ -1,9 +1,9 @@
 //! A pool that is open for writing, with all that several use cases share of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::store::{Pool, PoolLock};
+use crate::store::{Name, Pool, PoolLock};
 use crate::volume::{ByteSize, PoolTag, VolumeId};
 
 /// What volumes may never take of a pool's filesystem.
@@ -41,6 +41,8 @@ pub(super) struct OpenPool {
     pub(super) reaper: Turns,
     /// Inline volumes whose pod was absent in the last scan.
     pub(super) orphans: Mutex<BTreeSet<VolumeId>>,
+    /// How much of what a volume wrote copies that are being made will have as well.
+    pub(super) rewriting: Mutex<BTreeMap<Name, ByteSize>>,
     /// Held for as long as the pool is open.
     #[expect(dead_code, reason = "what counts is that it is held")]
     pub(super) lock: PoolLock,

@@ -255,6 +255,7 @@ impl Pools {
             in_flight: Mutex::default(),
             reaper: Turns::default(),
             orphans: Mutex::default(),
+            rewriting: Mutex::default(),
             store,
             lock,
         };

@@ -152,6 +152,7 @@ impl Engine {
         let incoming = pool.store.begin(Kind::Snapshot, &spec.key, &*self.host);
         let incoming = incoming.map_err(|e| full(e.into()))?;
         let itself = Name { key: spec.key.clone(), generation: generation()? };
+        let _room = self.room_to_rewrite(std::slice::from_ref(&located))?;
         let made = self
             .take(&located, incoming.dir(), itself, &spec.name)
             .and_then(|(snapshot, _hold)| Ok(incoming.commit_snapshot(snapshot)?));
@@ -183,6 +184,7 @@ impl Engine {
                 resolved: located.volume().resolved,
                 size: located.volume().size,
                 charge: ByteSize::ZERO,
+                shared: located.volume().shared.clone(),
             },
         )
     }
@@ -199,6 +201,7 @@ impl Engine {
             allocation: Allocation::Thin,
             share: located.pool.shares_blocks(&*self.host)?,
             read_only: true,
+            limit: None,
         })
     }
 
@@ -213,7 +216,10 @@ impl Engine {
             // Longer than the record says when an expansion was cut off, or came in between.
             snapshot.size = backend::seal_image(dir)?;
         }
-        snapshot.charge = self.measure_in(dir, snapshot.resolved)?;
+        snapshot.charge = match self.counted(located)? {
+            Some(charge) => charge,
+            None => self.measure_in(dir, snapshot.resolved)?,
+        };
         if !self.is_measured_later(located)? {
             return Ok((snapshot, None));
         }

@@ -7,14 +7,14 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::copying::{CopySource, CopyTarget};
-use super::create::{Plan, check_flags, size_error, wanted_filesystem};
+use super::create::{Filled, Plan, check_flags, size_error, wanted_filesystem};
 use super::open_pool::OpenPool;
 use super::snapshot::no_snapshot;
 use super::{Engine, EngineError, Located};
 use crate::backend::{self, Progress};
-use crate::store::{Resolved, Snapshot, VolumeDir};
+use crate::store::{Name, Resolved, Shared, Snapshot, VolumeDir};
 use crate::volume::{
-    Allocation, ByteSize, CapacityRange, CreateSpec, Filesystem, OnDelete, Source,
+    Allocation, ByteSize, CapacityRange, CreateSpec, Filesystem, LimitKind, OnDelete, Source,
 };
 
 /// What a volume begins with.
@@ -33,6 +33,14 @@ enum OriginKind {
 }
 
 impl Origin {
+    /// The volume itself, when it is one.
+    pub(super) fn volume(&self) -> Option<&Located> {
+        match &self.kind {
+            OriginKind::Snapshot(_) => None,
+            OriginKind::Volume(located) => Some(located),
+        }
+    }
+
     fn dir(&self) -> Result<VolumeDir, EngineError> {
         Ok(match &self.kind {
             OriginKind::Snapshot(snapshot) => self.pool.store.open_snapshot(snapshot)?,
@@ -129,6 +137,40 @@ impl Engine {
         }
     }
 
+    /// The copy shares blocks with what it is made of.
+    fn shares(
+        &self,
+        spec: &CreateSpec,
+        pool: &OpenPool,
+        origin: &Origin,
+    ) -> Result<bool, EngineError> {
+        // Shared blocks are neither reserved nor overwritten in place.
+        let may = pool.tag() == origin.pool.tag()
+            && (origin.resolved == Resolved::Hostpath
+                || spec.parameters.allocation == Allocation::Thin)
+            && spec.parameters.on_delete != OnDelete::Wipe;
+        Ok(may && pool.shares_blocks(&*self.host)?)
+    }
+
+    /// How much a copy will share at most that is to be charged beside its size. What a snapshot shares is charged already,
+    /// to the snapshot.
+    pub(super) fn most_shared_with(
+        &self,
+        spec: &CreateSpec,
+        pool: &OpenPool,
+        origin: Option<&Origin>,
+    ) -> Result<ByteSize, EngineError> {
+        match origin {
+            Some(Origin { kind: OriginKind::Volume(located), .. })
+                if located.volume().resolved == Resolved::Hostpath
+                    && origin.map_or(Ok(false), |origin| self.shares(spec, pool, origin))? =>
+            {
+                self.most_shared(located)
+            }
+            Some(_) | None => Ok(ByteSize::ZERO),
+        }
+    }
+
     /// Fills the directory of a new volume with a copy and flushes it.
     pub(super) fn fill_copy(
         &self,
@@ -137,19 +179,22 @@ impl Engine {
         plan: &Plan,
         pool: &OpenPool,
         origin: &Origin,
-    ) -> Result<(), EngineError> {
-        let allocation = match plan.resolved {
-            Resolved::Hostpath => Allocation::Thin,
-            Resolved::Loop { allocation, .. } => allocation,
+        itself: Name,
+    ) -> Result<Filled, EngineError> {
+        let (allocation, limit) = match plan.resolved {
+            Resolved::Hostpath => {
+                let quota = spec.parameters.quota;
+                (Allocation::Thin, pool.new_limit(quota, plan.size, &*self.host)?)
+            }
+            Resolved::Loop { allocation, .. } => (allocation, None),
         };
-        // Shared blocks are neither reserved nor overwritten in place.
-        let share = pool.tag() == origin.pool.tag()
-            && allocation == Allocation::Thin
-            && spec.parameters.on_delete != OnDelete::Wipe
-            && pool.shares_blocks(&*self.host)?;
-        let target = CopyTarget { dir, size: plan.size, allocation, share, read_only: false };
+        let share = self.shares(spec, pool, origin)?;
+        let target =
+            CopyTarget { dir, size: plan.size, allocation, share, read_only: false, limit };
         match &origin.kind {
-            OriginKind::Volume(located) => self.copy_volume(located, target)?,
+            OriginKind::Volume(located) => {
+                self.copy_volume(located, target)?;
+            }
             OriginKind::Snapshot(snapshot) => {
                 let from = origin.dir()?;
                 let name = snapshot.id(origin.pool.tag()).to_string();
@@ -157,18 +202,68 @@ impl Engine {
                 self.copy_still(source, target, &Progress::default())?;
             }
         }
-        if let Resolved::Loop { filesystem, sector, .. } = plan.resolved {
-            if let Some(filesystem) = filesystem {
-                let image = dir.image_to_write()?;
-                // What lies on a raw device was made by a pod.
-                let made_elsewhere = origin.resolved.is_block();
-                self.host.renew(image.as_fd(), filesystem, sector, made_elsewhere)?;
+        match plan.resolved {
+            Resolved::Hostpath => self.directory_filled(dir, itself, target, origin),
+            Resolved::Loop { filesystem, sector, .. } => {
+                self.finish_image(dir, plan.size, origin, filesystem, sector)?;
+                Ok(Filled { limit: None, shared: Vec::new() })
             }
-            if backend::seal_image(dir)? > plan.size {
-                return Err(EngineError::Precondition(
-                    "the source was grown while it was copied; repeat".to_owned(),
-                ));
+        }
+    }
+
+    /// What a copied directory is under, and what it shares where bytes belong to who wrote them first.
+    fn directory_filled(
+        &self,
+        dir: &VolumeDir,
+        itself: Name,
+        target: CopyTarget<'_>,
+        origin: &Origin,
+    ) -> Result<Filled, EngineError> {
+        let limit = match target.limit {
+            Some(_) => backend::limit_of_new(dir, &*self.host)?,
+            None => None,
+        };
+        let kind = self.host.limit_kind(dir.as_fd())?;
+        if !(target.share && kind.is_some_and(LimitKind::charges_first_writer)) {
+            return Ok(Filled { limit, shared: Vec::new() });
+        }
+        let (own, began) = match &origin.kind {
+            OriginKind::Snapshot(snapshot) => {
+                let (writer, origin) = (snapshot.source.clone(), snapshot.itself.clone());
+                (Shared { size: snapshot.charge, writer, origin }, &snapshot.shared)
             }
+            OriginKind::Volume(located) => {
+                let size = match self.counted(located)? {
+                    Some(size) => size,
+                    None => self.measure_in(dir, Resolved::Hostpath)?,
+                };
+                let (writer, origin) = (located.volume().itself(), itself);
+                (Shared { size, writer, origin }, &located.volume().shared)
+            }
+        };
+        let shared = std::iter::once(own).chain(began.iter().cloned()).collect();
+        Ok(Filled { limit, shared })
+    }
+
+    /// Gives the filesystem of a copied image a UUID of its own, grows it, and flushes the image.
+    fn finish_image(
+        &self,
+        dir: &VolumeDir,
+        size: ByteSize,
+        origin: &Origin,
+        filesystem: Option<Filesystem>,
+        sector: u32,
+    ) -> Result<(), EngineError> {
+        if let Some(filesystem) = filesystem {
+            let image = dir.image_to_write()?;
+            // What lies on a raw device was made by a pod.
+            let made_elsewhere = origin.resolved.is_block();
+            self.host.renew(image.as_fd(), filesystem, sector, made_elsewhere)?;
+        }
+        if backend::seal_image(dir)? > size {
+            return Err(EngineError::Precondition(
+                "the source was grown while it was copied; repeat".to_owned(),
+            ));
         }
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! Birth: fill `incoming/`, write the record, and one rename that makes it exist.
 
 use std::ffi::OsStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::index::{GroupEntry, SnapshotEntry};
@@ -10,10 +11,10 @@ use super::record::Record;
 use super::remove::{self, Disposal};
 use super::snapshot::{Group, Snapshot};
 use super::volume_dir::VolumeDir;
-use super::{Kind, StoreError, dir};
+use super::{DATA, Kind, StoreError, dir};
 use crate::fault;
 use crate::host::Host;
-use crate::volume::Key;
+use crate::volume::{Key, Limit};
 
 /// Something that is being born in `incoming/`. Dropped without a commit, it is removed by the next [`Pool::begin`] of
 /// its key or the next start.
@@ -39,11 +40,27 @@ impl Pool {
     ) -> Result<Incoming<'_>, StoreError> {
         let incoming = self.directories().incoming.as_fd();
         let name = format!("{}{key}", kind.prefix());
-        remove::tree(incoming, OsStr::new(&name), Disposal::Remove, host)?;
+        self.discard(OsStr::new(&name), host)?;
         dir::make_dir(incoming, &name)?;
         fault::point!("store.begin.made").map_err(|e| StoreError::io("begin", &name, e))?;
         let fd = dir::open_dir(incoming, &name)?;
         Ok(Incoming { pool: self, kind, key: key.clone(), name, dir: fd.into() })
+    }
+
+    /// Removes what was not born, with its limit; nothing there is fine.
+    pub(super) fn discard(&self, name: &OsStr, host: &dyn Host) -> Result<(), StoreError> {
+        let incoming = self.directories().incoming.as_fd();
+        let limit = unborn_limit(incoming, name, host);
+        if let Some(limit) = limit {
+            // A full directory may need room to become empty.
+            host.set_bounds(incoming, limit, None)?;
+        }
+        remove::tree(incoming, name, Disposal::Remove, host)?;
+        if let Some(limit) = limit {
+            // One that is still under it is being freed, and nobody will ever be put under it again.
+            host.end_limit(incoming, limit)?;
+        }
+        Ok(())
     }
 }
 
@@ -134,7 +151,12 @@ impl Incoming<'_> {
     /// # Errors
     /// A system call failed.
     pub fn abandon(self, host: &dyn Host) -> Result<(), StoreError> {
-        let incoming = self.pool.directories().incoming.as_fd();
-        remove::tree(incoming, OsStr::new(&self.name), Disposal::Remove, host)
+        self.pool.discard(OsStr::new(&self.name), host)
     }
+}
+
+/// The limit that the data of something unborn is under. No pod has been near it, so what the filesystem says is so.
+fn unborn_limit(incoming: BorrowedFd<'_>, name: &OsStr, host: &dyn Host) -> Option<Limit> {
+    let data = dir::find_dir(incoming, Path::new(name).join(DATA)).ok()??;
+    host.limit_of(data.as_fd()).ok()?
 }

@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd};
 
+use super::index::Cost;
 use super::pool::{Pool, read_record, take_back};
 use super::record::Record;
 use super::remove::{self, Disposal};
@@ -10,7 +11,7 @@ use super::snapshot::{Group, Snapshot};
 use super::{Kind, Name, StoreError, dir};
 use crate::fault;
 use crate::host::Host;
-use crate::volume::{ByteSize, Generation, Key, OnDelete};
+use crate::volume::{Generation, Key, Limit, OnDelete};
 
 /// Where the data of a deleted volume goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +49,8 @@ impl Pool {
         let name = self.rename_to(Kind::Volume, &volume.itself(), grave)?;
         let mut index = self.index();
         index.remove(&volume.key);
-        index.insert_grave(format!("{}/{name}", grave.directory()), volume.size);
+        let cost = Cost::of_volume(volume.size, &volume.shared);
+        index.insert_grave(format!("{}/{name}", grave.directory()), cost);
         drop(index);
         Ok(name)
     }
@@ -61,7 +63,7 @@ impl Pool {
         let name = self.rename_to(Kind::Snapshot, &snapshot.itself, Grave::Trash)?;
         let mut index = self.index();
         index.remove_snapshot(&snapshot.itself.key);
-        index.insert_grave(format!("trash/{name}"), snapshot.charge);
+        index.insert_grave(format!("trash/{name}"), Cost::of_snapshot(snapshot));
         drop(index);
         Ok(())
     }
@@ -73,8 +75,8 @@ impl Pool {
     pub fn bury_group(&self, group: &Group) -> Result<(), StoreError> {
         let name = self.rename_to(Kind::Group, &group.itself, Grave::Trash)?;
         let mut index = self.index();
-        let charge = index.remove_group(&group.itself.key);
-        index.insert_grave(format!("trash/{name}"), charge);
+        let cost = index.remove_group(&group.itself.key);
+        index.insert_grave(format!("trash/{name}"), cost);
         drop(index);
         Ok(())
     }
@@ -112,11 +114,18 @@ impl Pool {
         Ok(names)
     }
 
-    /// Removes one entry of `trash/`; a volume is overwritten first when its record asks for that, or cannot be read.
+    /// The limit that an entry of `trash/` is under: of a volume what its record says.
+    #[must_use]
+    pub fn grave_limit(&self, name: &OsStr) -> Option<Limit> {
+        grave_record(self.directories().grave(Grave::Trash), name)?.volume.limit
+    }
+
+    /// Removes what is in one entry of `trash/`, but for the records; a volume is overwritten first when its record asks
+    /// for that, or cannot be read.
     ///
     /// # Errors
     /// Something in it cannot be removed; what is left stays in `trash/`.
-    pub fn dispose(&self, name: &OsStr, host: &dyn Host) -> Result<(), StoreError> {
+    pub fn empty_grave(&self, name: &OsStr, host: &dyn Host) -> Result<(), StoreError> {
         let trash = self.directories().grave(Grave::Trash);
         let disposal = match grave_key(name) {
             // No volume that is to be overwritten has snapshots.
@@ -126,10 +135,19 @@ impl Pool {
                 Some(_) | None => Disposal::Overwrite,
             },
         };
-        remove::tree(trash, name, disposal, host)?;
+        remove::contents(trash, name, disposal, host)
+    }
+
+    /// Removes what [`Pool::empty_grave`] has left of an entry of `trash/`. Nothing is charged for it from then on. Answers
+    /// the volumes that wrote what it shared.
+    ///
+    /// # Errors
+    /// A system call failed; what is left stays in `trash/`.
+    pub fn close_grave(&self, name: &OsStr, host: &dyn Host) -> Result<Vec<Name>, StoreError> {
+        let trash = self.directories().grave(Grave::Trash);
+        remove::tree(trash, name, Disposal::Remove, host)?;
         dir::sync(trash, "trash")?;
-        self.index().remove_grave(&format!("trash/{}", name.to_string_lossy()));
-        Ok(())
+        Ok(self.index().remove_grave(&format!("trash/{}", name.to_string_lossy())))
     }
 }
 
@@ -151,29 +169,30 @@ fn grave_record(parent: BorrowedFd<'_>, name: &OsStr) -> Option<Record> {
     read_record(fd.as_fd(), &key).ok()
 }
 
-/// What the thing in a grave was charged; zero when that cannot be read.
-pub(super) fn grave_charge(parent: BorrowedFd<'_>, name: &OsStr) -> ByteSize {
-    let charge = || {
+/// What the thing in a grave costs; nothing when that cannot be read.
+pub(super) fn grave_cost(parent: BorrowedFd<'_>, name: &OsStr) -> Cost {
+    let cost = || {
         let (kind, key) = grave_key(name)?;
         let fd = dir::open_dir(parent, name).ok()?;
         match kind {
-            Kind::Volume => grave_record(parent, name).map(|record| record.volume.size),
-            Kind::Snapshot => snapshot_charge(fd.as_fd(), &key),
+            Kind::Volume => grave_record(parent, name)
+                .map(|record| Cost::of_volume(record.volume.size, &record.volume.shared)),
+            Kind::Snapshot => snapshot_cost(fd.as_fd(), &key),
             Kind::Group => {
                 let keys = dir::names(fd.as_fd()).ok()?;
                 let keys = keys.iter().filter_map(|name| name.to_str()?.parse::<Key>().ok());
-                let charges = keys.filter_map(|key| {
+                let costs = keys.filter_map(|key| {
                     let member = dir::open_dir(fd.as_fd(), key.as_str()).ok()?;
-                    snapshot_charge(member.as_fd(), &key)
+                    snapshot_cost(member.as_fd(), &key)
                 });
-                Some(charges.fold(ByteSize::ZERO, ByteSize::saturating_add))
+                Some(costs.fold(Cost::default(), Cost::and))
             }
         }
     };
-    charge().unwrap_or_default()
+    cost().unwrap_or_default()
 }
 
-fn snapshot_charge(directory: BorrowedFd<'_>, key: &Key) -> Option<ByteSize> {
+fn snapshot_cost(directory: BorrowedFd<'_>, key: &Key) -> Option<Cost> {
     let content = dir::read_file(directory, Kind::Snapshot.record()).ok()??;
-    Snapshot::parse(key, &content).ok().map(|snapshot| snapshot.charge)
+    Snapshot::parse(key, &content).ok().map(|snapshot| Cost::of_snapshot(&snapshot))
 }

@@ -8,7 +8,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::attachment::AttachmentCount;
-use super::{Group, Name, Snapshot};
+use super::{Group, Name, Shared, Snapshot};
 use crate::volume::{ByteSize, Generation, Key};
 
 /// A volume in short.
@@ -20,6 +20,8 @@ pub enum Entry {
         generation: Generation,
         /// Its size.
         size: ByteSize,
+        /// What it shared when it was made.
+        shared: Vec<Shared>,
         /// It is an inline volume: its pod's, not the CO's.
         inline: bool,
         /// The nodes that it is attached to.
@@ -35,9 +37,10 @@ pub enum Entry {
 }
 
 impl Entry {
-    const fn size(&self) -> ByteSize {
+    fn cost(&self) -> Cost {
         match self {
-            Self::Whole { size, .. } | Self::Damaged { size, .. } => *size,
+            Self::Whole { size, shared, .. } => Cost::of_volume(*size, shared),
+            Self::Damaged { size, .. } => Cost::of_volume(*size, &[]),
         }
     }
 
@@ -64,11 +67,45 @@ pub enum SnapshotEntry {
 }
 
 impl SnapshotEntry {
-    fn charge(&self) -> ByteSize {
+    fn cost(&self) -> Cost {
         match self {
-            Self::Whole(snapshot) => snapshot.charge,
-            Self::Damaged { size, .. } => *size,
+            Self::Whole(snapshot) => Cost::of_snapshot(snapshot),
+            Self::Damaged { size, .. } => Cost::of_volume(*size, &[]),
         }
+    }
+}
+
+/// What something costs its pool for as long as it is there, in its place or in a grave.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Cost {
+    /// What is charged for it alone.
+    pub(super) charge: ByteSize,
+    /// What is charged once for it and all others that have it.
+    pub(super) shares: Vec<Shared>,
+}
+
+impl Cost {
+    /// A volume is charged its size.
+    pub(super) fn of_volume(size: ByteSize, shared: &[Shared]) -> Self {
+        Self { charge: size, shares: shared.to_vec() }
+    }
+
+    /// What a snapshot took when it was made is charged as long as it, or anything that began with it, is there.
+    pub(super) fn of_snapshot(snapshot: &Snapshot) -> Self {
+        let own = Shared {
+            size: snapshot.charge,
+            writer: snapshot.source.clone(),
+            origin: snapshot.itself.clone(),
+        };
+        let shares = std::iter::once(own).chain(snapshot.shared.iter().cloned()).collect();
+        Self { charge: ByteSize::ZERO, shares }
+    }
+
+    /// Both.
+    pub(super) fn and(mut self, other: Self) -> Self {
+        self.charge = self.charge.saturating_add(other.charge);
+        self.shares.extend(other.shares);
+        self
     }
 }
 
@@ -89,7 +126,7 @@ pub enum GroupEntry {
 pub struct Charges {
     /// Volumes.
     pub volumes: ByteSize,
-    /// Snapshots, those in groups included.
+    /// Snapshots, those in groups included, and what is left of those that are gone in volumes that began with them.
     pub snapshots: ByteSize,
     /// Archived, retained and not yet removed ones.
     pub graves: ByteSize,
@@ -114,7 +151,9 @@ pub(super) struct Index {
     by_source: BTreeMap<Name, BTreeSet<Key>>,
     groups: BTreeMap<Key, GroupEntry>,
     /// By path relative to the pool, e.g. `trash/<key>.<gen>`.
-    graves: BTreeMap<String, ByteSize>,
+    graves: BTreeMap<String, Cost>,
+    /// What of a volume's writing others have as well, by writer and origin: how many have it, and how much it is.
+    shares: BTreeMap<Name, BTreeMap<Name, (usize, ByteSize)>>,
     charges: Charges,
     attachments: AttachmentCount,
 }
@@ -130,7 +169,9 @@ fn behind<'a, T>(
 impl Index {
     pub(super) fn insert(&mut self, key: Key, entry: Entry) {
         self.remove(&key);
-        self.charges.volumes = self.charges.volumes.saturating_add(entry.size());
+        let cost = entry.cost();
+        self.charges.volumes = self.charges.volumes.saturating_add(cost.charge);
+        self.add_shares(&cost);
         if matches!(entry, Entry::Whole { inline: true, .. }) {
             self.inline.insert(key.clone());
         }
@@ -142,7 +183,9 @@ impl Index {
 
     pub(super) fn remove(&mut self, key: &Key) {
         if let Some(old) = self.volumes.remove(key) {
-            self.charges.volumes = self.charges.volumes.saturating_sub(old.size());
+            let cost = old.cost();
+            self.charges.volumes = self.charges.volumes.saturating_sub(cost.charge);
+            self.remove_shares(&cost);
             for node in old.nodes() {
                 self.attachments.remove(node);
             }
@@ -171,7 +214,9 @@ impl Index {
 
     pub(super) fn insert_snapshot(&mut self, key: Key, entry: SnapshotEntry) {
         self.remove_snapshot(&key);
-        self.charges.snapshots = self.charges.snapshots.saturating_add(entry.charge());
+        let cost = entry.cost();
+        self.charges.snapshots = self.charges.snapshots.saturating_add(cost.charge);
+        self.add_shares(&cost);
         if let SnapshotEntry::Whole(snapshot) = &entry {
             self.by_source.entry(snapshot.source.clone()).or_default().insert(key.clone());
         }
@@ -180,7 +225,9 @@ impl Index {
 
     pub(super) fn remove_snapshot(&mut self, key: &Key) {
         let Some(old) = self.snapshots.remove(key) else { return };
-        self.charges.snapshots = self.charges.snapshots.saturating_sub(old.charge());
+        let cost = old.cost();
+        self.charges.snapshots = self.charges.snapshots.saturating_sub(cost.charge);
+        self.remove_shares(&cost);
         if let SnapshotEntry::Whole(snapshot) = old
             && let Some(keys) = self.by_source.get_mut(&snapshot.source)
         {
@@ -217,35 +264,74 @@ impl Index {
         self.groups.insert(key, group);
     }
 
-    /// Takes a group out, with its members; what they were charged.
-    pub(super) fn remove_group(&mut self, key: &Key) -> ByteSize {
-        let before = self.charges.snapshots;
+    /// Takes a group out, with its members; what they cost.
+    pub(super) fn remove_group(&mut self, key: &Key) -> Cost {
+        let mut cost = Cost::default();
         if let Some(GroupEntry::Whole(group)) = self.groups.remove(key) {
             for member in &group.members {
+                if let Some(entry) = self.snapshots.get(&member.key) {
+                    cost = cost.and(entry.cost());
+                }
                 self.remove_snapshot(&member.key);
             }
         }
-        before.saturating_sub(self.charges.snapshots)
+        cost
     }
 
     pub(super) fn group(&self, key: &Key) -> Option<&GroupEntry> {
         self.groups.get(key)
     }
 
-    pub(super) fn insert_grave(&mut self, path: String, size: ByteSize) {
+    pub(super) fn insert_grave(&mut self, path: String, cost: Cost) {
         self.remove_grave(&path);
-        self.charges.graves = self.charges.graves.saturating_add(size);
-        self.graves.insert(path, size);
+        self.charges.graves = self.charges.graves.saturating_add(cost.charge);
+        self.add_shares(&cost);
+        self.graves.insert(path, cost);
     }
 
     pub(super) fn has_grave(&self, path: &str) -> bool {
         self.graves.contains_key(path)
     }
 
-    pub(super) fn remove_grave(&mut self, path: &str) {
-        if let Some(size) = self.graves.remove(path) {
-            self.charges.graves = self.charges.graves.saturating_sub(size);
+    /// Forgets a grave; the volumes that wrote what it shared.
+    pub(super) fn remove_grave(&mut self, path: &str) -> Vec<Name> {
+        let Some(cost) = self.graves.remove(path) else { return Vec::new() };
+        self.charges.graves = self.charges.graves.saturating_sub(cost.charge);
+        self.remove_shares(&cost);
+        cost.shares.into_iter().map(|share| share.writer).collect()
+    }
+
+    fn add_shares(&mut self, cost: &Cost) {
+        for share in &cost.shares {
+            let origins = self.shares.entry(share.writer.clone()).or_default();
+            let (count, size) = origins.entry(share.origin.clone()).or_insert((0, share.size));
+            if *count == 0 {
+                self.charges.snapshots = self.charges.snapshots.saturating_add(*size);
+            }
+            *count += 1;
         }
+    }
+
+    fn remove_shares(&mut self, cost: &Cost) {
+        for share in &cost.shares {
+            let Some(origins) = self.shares.get_mut(&share.writer) else { continue };
+            let Some((count, size)) = origins.get_mut(&share.origin) else { continue };
+            *count -= 1;
+            if *count == 0 {
+                self.charges.snapshots = self.charges.snapshots.saturating_sub(*size);
+                origins.remove(&share.origin);
+                if origins.is_empty() {
+                    self.shares.remove(&share.writer);
+                }
+            }
+        }
+    }
+
+    /// How much of what a volume wrote others have as well: snapshots, volumes that began with it, and what is left of
+    /// either.
+    pub(super) fn shared_by_others(&self, writer: &Name) -> ByteSize {
+        let sizes = self.shares.get(writer).into_iter().flat_map(BTreeMap::values);
+        sizes.fold(ByteSize::ZERO, |sum, (_, size)| sum.saturating_add(*size))
     }
 
     pub(super) const fn charges(&self) -> Charges {
@@ -273,6 +359,7 @@ mod tests {
             resolved: Resolved::Hostpath,
             size: charge,
             charge,
+            shared: Vec::new(),
         }))
     }
 
@@ -281,20 +368,27 @@ mod tests {
         fn the_sums_are_those_of_the_entries(steps in proptest::collection::vec((0_u8..10, 0_u8..4, 0_u64..1000), 0..60)) {
             let mut index = Index::default();
             let mut promised = BTreeSet::new();
+            let writer = Name { key: Key::of_name("w"), generation: Generation::from_bits([0; 4]) };
             for (what, name, size) in steps {
                 let key = Key::of_name(&name.to_string());
                 let bytes = ByteSize::new(size);
+                let shared = vec![Shared {
+                    size: ByteSize::new(7),
+                    writer: writer.clone(),
+                    origin: writer.clone(),
+                }];
                 let whole = |inline: bool, nodes: &[&str]| Entry::Whole {
                     generation: Generation::from_bits([0; 4]),
                     size: bytes,
+                    shared: if inline { shared.clone() } else { Vec::new() },
                     inline,
                     nodes: nodes.iter().map(|node| (*node).to_owned()).collect(),
                 };
                 match what {
                     0 => index.insert(key, Entry::Damaged { reason: String::new(), size: bytes }),
                     1 => index.remove(&key),
-                    2 => index.insert_grave(name.to_string(), bytes),
-                    3 => index.remove_grave(&name.to_string()),
+                    2 => index.insert_grave(name.to_string(), Cost::of_volume(bytes, &shared)),
+                    3 => drop(index.remove_grave(&name.to_string())),
                     4 => index.insert_snapshot(key, snapshot(&name.to_string(), u8::from(size % 2 == 0), bytes)),
                     5 => index.remove_snapshot(&key),
                     6 => {
@@ -312,17 +406,25 @@ mod tests {
                     _ => index.insert(key, whole(true, &[])),
                 }
             }
-            let volumes: u64 = index.volumes.values().map(|entry| entry.size().bytes()).sum();
-            let graves: u64 = index.graves.values().map(|size| size.bytes()).sum();
+            let charge = |cost: Cost| cost.charge.bytes();
+            let volumes: u64 = index.volumes.values().map(|entry| charge(entry.cost())).sum();
+            let graves: u64 = index.graves.values().cloned().map(charge).sum();
             let attached = index.volumes.values().filter(|entry| !entry.nodes().is_empty()).count();
             prop_assert_eq!(index.attachments().of("n2"), attached);
             prop_assert_eq!(index.attachments().of("n1"), attached + promised.len());
             let is_inline = |key: &&Key| matches!(index.get(key), Some(Entry::Whole { inline: true, .. }));
             prop_assert!(index.volumes.keys().filter(is_inline).eq(index.inline()));
-            let snapshots: u64 = index.snapshots.values().map(|entry| entry.charge().bytes()).sum();
+            let whole = |entry: &SnapshotEntry| match entry {
+                SnapshotEntry::Whole(snapshot) => snapshot.charge.bytes(),
+                SnapshotEntry::Damaged { .. } => 0,
+            };
+            let snapshots: u64 = index.snapshots.values().map(whole).sum();
+            // Of one origin, so it is charged once.
+            let shared = if index.inline.is_empty() && index.graves.is_empty() { 0 } else { 7 };
+            prop_assert_eq!(index.shared_by_others(&writer).bytes(), shared);
             prop_assert_eq!(index.charges().volumes.bytes(), volumes);
-            prop_assert_eq!(index.charges().snapshots.bytes(), snapshots);
-            prop_assert_eq!(index.charges().total().bytes(), volumes + snapshots + graves);
+            prop_assert_eq!(index.charges().snapshots.bytes(), snapshots + shared);
+            prop_assert_eq!(index.charges().total().bytes(), volumes + snapshots + shared + graves);
             let listed: usize = index.by_source.values().map(BTreeSet::len).sum();
             prop_assert_eq!(listed, index.snapshots.len());
         }

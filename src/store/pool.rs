@@ -12,12 +12,11 @@ use super::directories::Directories;
 use super::index::{Charges, Entry, GroupEntry, Index, SnapshotEntry};
 use super::marker::{self, Marker, PoolLook};
 use super::record::{RECORD, Record};
-use super::remove::{self, Disposal};
 use super::snapshot::Snapshot;
 use super::volume_dir::VolumeDir;
 use super::{Kind, Name, StoreError, dir, scan};
 use crate::host::Host;
-use crate::volume::{Generation, Key, PoolUuid};
+use crate::volume::{ByteSize, Generation, Key, PoolUuid};
 
 /// A pool that this process may write to.
 #[derive(Debug)]
@@ -137,6 +136,13 @@ impl Pool {
     #[must_use]
     pub fn charges(&self) -> Charges {
         self.index().charges()
+    }
+
+    /// How much of what a volume wrote others have as well, in bytes: snapshots, volumes that began with it, and what is
+    /// not yet removed of either.
+    #[must_use]
+    pub fn shared_by_others(&self, writer: &Name) -> ByteSize {
+        self.index().shared_by_others(writer)
     }
 
     /// How many volumes are attached to a node, or promised to it.
@@ -272,7 +278,7 @@ impl Pool {
                 continue;
             }
             // What cannot be removed now (a full or broken disk) is in nobody's way: `begin` tries again.
-            if let Err(error) = remove::tree(incoming, &name, Disposal::Remove, host) {
+            if let Err(error) = self.discard(&name, host) {
                 tracing::warn!(pool = %self.path.display(), entry = %name.display(), %error, "cannot remove what was not born");
             }
         }
@@ -300,6 +306,7 @@ pub(super) fn whole(record: &Record) -> Entry {
     Entry::Whole {
         generation: volume.generation.clone(),
         size: volume.size,
+        shared: volume.shared.clone(),
         inline: volume.pod.is_some(),
         nodes: volume.attachments.iter().map(|attachment| attachment.node.clone()).collect(),
     }

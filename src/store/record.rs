@@ -100,7 +100,7 @@ pub struct Volume {
     /// What holds its directory to its size.
     pub limit: Option<Limit>,
     /// What it shared when it was made, where bytes belong to who wrote them first.
-    pub shared: Option<Shared>,
+    pub shared: Vec<Shared>,
     /// The pod that it belongs to, when it is an inline volume.
     pub pod: Option<Pod>,
     /// The nodes that it is attached to; at most one entry for each.
@@ -121,13 +121,16 @@ impl Volume {
     }
 }
 
-/// Data that something began with and that another volume is charged for writing.
+/// Data that something began with and that its filesystem counts for the volume that wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shared {
     /// How much, in bytes.
     pub size: ByteSize,
     /// The volume that wrote it, which may be gone.
-    pub with: Name,
+    pub writer: Name,
+    /// The snapshot that first had it as well, or the volume that did without a snapshot; may be gone. All that began
+    /// with one origin have the same data, so it is charged once.
+    pub origin: Name,
 }
 
 /// A volume together with the fields of its record that this release does not know.
@@ -222,7 +225,7 @@ pub(crate) mod tests {
             size: ByteSize::gib(1),
             on_delete: OnDelete::Archive,
             limit: None,
-            shared: None,
+            shared: Vec::new(),
             pod: None,
             attachments: Vec::new(),
         }
@@ -278,7 +281,12 @@ pub(crate) mod tests {
             volume.pod = inline.then(|| Pod::new("u-1", &name, &name, format!("/pods/u-1/{name}")).unwrap());
             volume.size = ByteSize::new(size);
             volume.limit = block.then_some(Limit { kind: LimitKind::Project, number: required });
-            volume.shared = inline.then(|| Shared { size: ByteSize::new(required), with: sample("source").itself() });
+            let shared = |origin: &str| Shared {
+                size: ByteSize::new(required),
+                writer: sample("source").itself(),
+                origin: sample(origin).itself(),
+            };
+            volume.shared = if inline { vec![shared("one"), shared("two")] } else { Vec::new() };
             volume.request.block = block;
             volume.request.capacity.required = ByteSize::new(required);
             let text = Record::new(volume.clone()).to_text().unwrap();

@@ -13,8 +13,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::SFlag;
 use nix::unistd::{Whence, lseek64};
 
-use super::record::RECORD;
-use super::{StoreError, dir};
+use super::{Kind, StoreError, dir};
 use crate::fault;
 use crate::host::Host;
 
@@ -51,16 +50,60 @@ pub(super) fn tree(
     disposal: Disposal,
     host: &dyn Host,
 ) -> Result<(), StoreError> {
+    contents(parent, name, disposal, host)?;
+    let Some(stat) = dir::stat(parent, name)? else { return Ok(()) };
+    if !dir::is_kind(&stat, SFlag::S_IFDIR) {
+        return dir::unlink(parent, name);
+    }
+    let top = dir::open_dir(parent, name)?;
+    fault::point!("store.remove.emptied").map_err(|e| StoreError::io("remove", name, e))?;
+    // What is left are records.
+    for member in directories_in(top.as_fd())? {
+        let directory = dir::open_dir(top.as_fd(), &member)?;
+        dir::unlink(directory.as_fd(), OsStr::new(Kind::Snapshot.record()))?;
+        dir::rmdir(top.as_fd(), &member)?;
+    }
+    let (kind, _) = Kind::of_name(name.to_str().unwrap_or_default());
+    dir::unlink(top.as_fd(), OsStr::new(kind.record()))?;
+    dir::rmdir(parent, name)
+}
+
+/// The names of the directories in a directory.
+fn directories_in(parent: BorrowedFd<'_>) -> Result<Vec<OsString>, StoreError> {
+    let mut found = Vec::new();
+    for name in dir::names(parent)? {
+        if dir::stat(parent, &name)?.is_some_and(|stat| dir::is_kind(&stat, SFlag::S_IFDIR)) {
+            found.push(name);
+        }
+    }
+    Ok(found)
+}
+
+/// The same, but the records stay: that of the entry, and those of the members of a group.
+///
+/// # Errors
+/// As [`tree`].
+pub(super) fn contents(
+    parent: BorrowedFd<'_>,
+    name: &OsStr,
+    disposal: Disposal,
+    host: &dyn Host,
+) -> Result<(), StoreError> {
     let Some(stat) = dir::stat(parent, name)? else { return Ok(()) };
     if !dir::is_kind(&stat, SFlag::S_IFDIR) {
         return dir::unlink(parent, name);
     }
     let top = dir::open_dir(parent, name)?;
     let mut remover = Remover { top: top.as_fd(), lifted: 0, disposal, host };
-    remover.empty(top.as_fd(), Some(OsStr::new(RECORD)), 0)?;
-    fault::point!("store.remove.emptied").map_err(|e| StoreError::io("remove", name, e))?;
-    dir::unlink(top.as_fd(), OsStr::new(RECORD))?;
-    dir::rmdir(parent, name)
+    let (kind, _) = Kind::of_name(name.to_str().unwrap_or_default());
+    let members = if kind == Kind::Group { directories_in(top.as_fd())? } else { Vec::new() };
+    for member in &members {
+        let directory = dir::open_dir(top.as_fd(), member)?;
+        remover.empty(directory.as_fd(), &[Kind::Snapshot.record().into()], 1)?;
+    }
+    let mut keep = members;
+    keep.push(kind.record().into());
+    remover.empty(top.as_fd(), &keep, 0)
 }
 
 impl Remover<'_> {
@@ -69,12 +112,13 @@ impl Remover<'_> {
     fn empty(
         &mut self,
         directory: BorrowedFd<'_>,
-        keep: Option<&OsStr>,
+        keep: &[OsString],
         depth: usize,
     ) -> Result<(), StoreError> {
         loop {
-            let mut names = dir::some_names(directory, BATCH)?;
-            names.retain(|name| Some(name.as_os_str()) != keep);
+            // What is kept must not fill a batch.
+            let mut names = dir::some_names(directory, BATCH + keep.len())?;
+            names.retain(|name| !keep.contains(name));
             if names.is_empty() {
                 return Ok(());
             }
@@ -140,7 +184,7 @@ impl Remover<'_> {
             return self.lift(parent, name);
         }
         let directory = dir::open_dir(parent, name)?;
-        self.empty(directory.as_fd(), None, depth + 1)?;
+        self.empty(directory.as_fd(), &[], depth + 1)?;
         match dir::rmdir(parent, name) {
             Err(error) if error.is_not_permitted() => {
                 self.host.make_removable(directory.as_fd())?;
@@ -196,6 +240,7 @@ fn overwrite(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), StoreError> {
 mod tests {
     use super::*;
     use crate::host::fake::FakeHost;
+    use crate::store::record::RECORD;
     use std::os::unix::fs::FileExt;
     use std::path::Path;
 

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::death::{Grave, grave_charge};
+use super::death::{Grave, grave_cost};
 use super::directories::Directories;
 use super::index::{Entry, GroupEntry, Index, SnapshotEntry};
 use super::pool::{Pool, read_record, whole};
@@ -42,8 +42,8 @@ pub(super) fn read(directories: &Directories, pool: &Path) -> Result<Index, Stor
     for grave in Grave::ALL {
         let parent = directories.grave(grave);
         for name in dir::names(parent)? {
-            let charge = grave_charge(parent, &name);
-            index.insert_grave(format!("{}/{}", grave.directory(), name.display()), charge);
+            let cost = grave_cost(parent, &name);
+            index.insert_grave(format!("{}/{}", grave.directory(), name.display()), cost);
         }
     }
     Ok(index)

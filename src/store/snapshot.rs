@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::record::{FORMAT, READER, ResolvedFile};
-use super::{Kind, Resolved, StoreError};
+use super::{Kind, Resolved, Shared, StoreError};
 use crate::volume::{
     ByteSize, Generation, GroupId, IdError, Key, PoolTag, SnapshotId, Source, VolumeId,
 };
@@ -68,6 +68,8 @@ pub struct Snapshot {
     pub size: ByteSize,
     /// What it takes of its pool.
     pub charge: ByteSize,
+    /// What its volume itself began with.
+    pub shared: Vec<Shared>,
 }
 
 /// A group of snapshots as its record tells it.
@@ -86,9 +88,17 @@ pub struct Group {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct NameFile {
+struct NameFile {
     key: String,
     generation: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct SharedFile {
+    size_bytes: u64,
+    writer: NameFile,
+    origin: NameFile,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -106,6 +116,8 @@ struct SnapshotFile {
     resolved: ResolvedFile,
     size_bytes: u64,
     charge_bytes: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    shared: Vec<SharedFile>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -127,16 +139,31 @@ struct MemberFile {
 }
 
 impl NameFile {
-    pub(super) fn of(name: &Name) -> Self {
+    fn of(name: &Name) -> Self {
         Self { key: name.key.to_string(), generation: name.generation.to_string() }
     }
 
-    pub(super) fn read(&self) -> Result<Name, String> {
+    fn read(&self) -> Result<Name, String> {
         let text = |e: IdError| e.to_string();
         Ok(Name {
             key: self.key.parse().map_err(text)?,
             generation: self.generation.parse().map_err(text)?,
         })
+    }
+}
+
+impl SharedFile {
+    pub(super) fn of(shared: &Shared) -> Self {
+        Self {
+            size_bytes: shared.size.bytes(),
+            writer: NameFile::of(&shared.writer),
+            origin: NameFile::of(&shared.origin),
+        }
+    }
+
+    pub(super) fn read(&self) -> Result<Shared, String> {
+        let (writer, origin) = (self.writer.read()?, self.origin.read()?);
+        Ok(Shared { size: ByteSize::new(self.size_bytes), writer, origin })
     }
 }
 
@@ -208,6 +235,7 @@ impl Snapshot {
                 resolved: file.resolved.read()?,
                 size: ByteSize::new(file.size_bytes),
                 charge: ByteSize::new(file.charge_bytes),
+                shared: file.shared.iter().map(SharedFile::read).collect::<Result<_, _>>()?,
             };
             Ok((snapshot, key))
         })
@@ -228,6 +256,7 @@ impl Snapshot {
             resolved: ResolvedFile::of(self.resolved),
             size_bytes: self.size.bytes(),
             charge_bytes: self.charge.bytes(),
+            shared: self.shared.iter().map(SharedFile::of).collect(),
         };
         text(Kind::Snapshot, &file)
     }
@@ -305,6 +334,7 @@ mod tests {
             resolved: Resolved::Hostpath,
             size: ByteSize::gib(1),
             charge: ByteSize::mib(3),
+            shared: vec![Shared { size: ByteSize::mib(2), writer: name("w"), origin: name("o") }],
         }
     }
 

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use super::death::{Grave, grave_charge};
+use super::death::{Grave, grave_cost};
 use super::marker::{self, Marker};
 use super::pool::read_record;
 use super::record::Volume;
@@ -131,7 +131,7 @@ impl PoolView {
         for grave in Grave::ALL {
             let Ok(graves) = dir::open_dir(self.root.as_fd(), grave.directory()) else { continue };
             for name in dir::names(graves.as_fd()).unwrap_or_default() {
-                sum = sum.saturating_add(grave_charge(graves.as_fd(), &name));
+                sum = sum.saturating_add(grave_cost(graves.as_fd(), &name).charge);
             }
         }
         sum

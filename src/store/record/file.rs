@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::super::attachment::AttachmentFile;
-use super::super::snapshot::NameFile;
-use super::{FORMAT, Request, Resolved, Shared, Volume};
+use super::super::snapshot::SharedFile;
+use super::{FORMAT, Request, Resolved, Volume};
 use crate::volume::{
     Allocation, Backend, ByteSize, CapacityRange, DirectIo, Filesystem, Limit, LimitKind, OnDelete,
     Pod, Source,
@@ -30,22 +30,14 @@ pub(super) struct RecordFile {
     inline: Option<InlineFile>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     limit: Option<LimitFile>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    shared: Option<SharedFile>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    shared: Vec<SharedFile>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct LimitFile {
     kind: String,
     number: u64,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct SharedFile {
-    size_bytes: u64,
-    #[serde(rename = "with")]
-    writer: NameFile,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -123,16 +115,6 @@ impl LimitFile {
         let kind = LimitKind::from_word(&self.kind);
         let kind = kind.ok_or_else(|| unknown("limit.kind", &self.kind))?;
         Ok(Limit { kind, number: self.number })
-    }
-}
-
-impl SharedFile {
-    fn of(shared: &Shared) -> Self {
-        Self { size_bytes: shared.size.bytes(), writer: NameFile::of(&shared.with) }
-    }
-
-    fn read(&self) -> Result<Shared, String> {
-        Ok(Shared { size: ByteSize::new(self.size_bytes), with: self.writer.read()? })
     }
 }
 
@@ -223,7 +205,7 @@ impl RecordFile {
             },
             inline: volume.pod.as_ref().map(InlineFile::of),
             limit: volume.limit.map(LimitFile::of),
-            shared: volume.shared.as_ref().map(SharedFile::of),
+            shared: volume.shared.iter().map(SharedFile::of).collect(),
         }
     }
 
@@ -256,7 +238,7 @@ impl RecordFile {
             on_delete: OnDelete::from_word(&self.current.on_delete)
                 .ok_or_else(|| unknown("current.onDelete", &self.current.on_delete))?,
             limit: self.limit.as_ref().map(LimitFile::read).transpose()?,
-            shared: self.shared.as_ref().map(SharedFile::read).transpose()?,
+            shared: self.shared.iter().map(SharedFile::read).collect::<Result<_, _>>()?,
             pod: self.inline.as_ref().map(InlineFile::read).transpose()?,
             attachments: self
                 .current
