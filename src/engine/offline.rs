@@ -137,20 +137,13 @@ pub fn pools(configured: &[PoolConfig]) -> Vec<PoolLine> {
                 line.has_subvolumes = filesystem == Some(PoolFilesystem::Btrfs);
                 line.total = space.map(|space| space.total);
                 line.available = space.map(|space| space.available);
-                line.promised = view.graves_size();
                 line.shares_blocks = host.shares_blocks(view.directory()).ok();
-                for (_, snapshot) in view.snapshots().unwrap_or_default() {
-                    line.snapshots += 1;
-                    let charge = snapshot.map(|snapshot| snapshot.charge).unwrap_or_default();
-                    line.promised = line.promised.saturating_add(charge);
-                }
-                for (_, record) in view.volumes().unwrap_or_default() {
-                    line.volumes += 1;
-                    match record {
-                        Ok(volume) => line.promised = line.promised.saturating_add(volume.size),
-                        Err(_) => line.damaged += 1,
-                    }
-                }
+                let volumes = view.volumes().unwrap_or_default();
+                let snapshots = view.snapshots().unwrap_or_default();
+                line.volumes = volumes.len();
+                line.damaged = volumes.iter().filter(|(_, record)| record.is_err()).count();
+                line.snapshots = snapshots.len();
+                line.promised = view.charges(&volumes, &snapshots).total();
             }
         }
         line

@@ -85,7 +85,7 @@ impl Incoming<'_> {
     /// [`StoreError::Exists`], or a system call failed; then the volume does not exist.
     pub fn commit(&self, record: &Record) -> Result<(), StoreError> {
         self.make_exist(&record.to_text()?)?;
-        self.pool.index().insert(self.key.clone(), whole(record));
+        self.pool.index().insert(self.key.clone(), whole(&record.volume));
         self.flush_incoming()
     }
 

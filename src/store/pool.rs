@@ -11,7 +11,7 @@ use nix::sys::stat::{fstat, stat};
 use super::directories::Directories;
 use super::index::{Charges, Entry, GroupEntry, Index, SnapshotEntry};
 use super::marker::{self, Marker, PoolLook};
-use super::record::{RECORD, Record};
+use super::record::{RECORD, Record, Volume};
 use super::snapshot::Snapshot;
 use super::volume_dir::VolumeDir;
 use super::{Kind, Name, StoreError, dir, scan};
@@ -178,7 +178,7 @@ impl Pool {
                 let mut index = self.index();
                 // Somebody has mended it by hand.
                 if matches!(index.get(key), Some(Entry::Damaged { .. })) {
-                    index.insert(key.clone(), whole(&record));
+                    index.insert(key.clone(), whole(&record.volume));
                 }
                 Ok(Some(record))
             }
@@ -265,7 +265,7 @@ impl Pool {
         let volume = &record.volume;
         let fd = dir::open_dir(self.directories.of(Kind::Volume), volume.key.as_str())?;
         dir::write_file(fd.as_fd(), RECORD, &record.to_text()?)?;
-        self.index().insert(volume.key.clone(), whole(record));
+        self.index().insert(volume.key.clone(), whole(volume));
         Ok(())
     }
 
@@ -301,8 +301,7 @@ fn lock(path: &Path) -> Result<(Flock<OwnedFd>, Marker), StoreError> {
     Ok((root, marker))
 }
 
-pub(super) fn whole(record: &Record) -> Entry {
-    let volume = &record.volume;
+pub(super) fn whole(volume: &Volume) -> Entry {
     Entry::Whole {
         generation: volume.generation.clone(),
         size: volume.size,

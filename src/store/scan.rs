@@ -114,7 +114,7 @@ fn volume(parent: BorrowedFd<'_>, key: &Key) -> Entry {
         Err(error) => return damaged(&error, ByteSize::ZERO),
     };
     match read_record(fd.as_fd(), key) {
-        Ok(record) => whole(&record),
+        Ok(record) => whole(&record.volume),
         Err(error) => damaged(&error, image_size(fd.as_fd())),
     }
 }

@@ -2,16 +2,18 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use super::death::{Grave, grave_cost};
+use super::index::{Charges, Index, SnapshotEntry};
 use super::marker::{self, Marker};
-use super::pool::read_record;
+use super::pool::{read_record, whole};
 use super::record::Volume;
 use super::scan::read_snapshot;
 use super::snapshot::Snapshot;
 use super::volume_dir::{CopyProgress, PROGRESS};
 use super::{Kind, StoreError, dir};
-use crate::volume::{ByteSize, Key, PoolUuid};
+use crate::volume::{Key, PoolUuid};
 
 /// A volume's key, and its record or what is wrong with it.
 pub type ViewedVolume = (Key, Result<Volume, StoreError>);
@@ -124,16 +126,29 @@ impl PoolView {
         names.iter().filter_map(copy).collect()
     }
 
-    /// The sizes of what is deleted, archived or retained and still there; what cannot be read counts nothing.
+    /// What the pool has promised, given what [`PoolView::volumes`] and [`PoolView::snapshots`] have told; what cannot be
+    /// read counts nothing.
     #[must_use]
-    pub fn graves_size(&self) -> ByteSize {
-        let mut sum = ByteSize::ZERO;
+    pub fn charges(&self, volumes: &[ViewedVolume], snapshots: &[ViewedSnapshot]) -> Charges {
+        let mut index = Index::default();
+        for (key, volume) in volumes {
+            if let Ok(volume) = volume {
+                index.insert(key.clone(), whole(volume));
+            }
+        }
+        for (key, snapshot) in snapshots {
+            if let Ok(snapshot) = snapshot {
+                let entry = SnapshotEntry::Whole(Arc::new(snapshot.clone()));
+                index.insert_snapshot(key.clone(), entry);
+            }
+        }
         for grave in Grave::ALL {
             let Ok(graves) = dir::open_dir(self.root.as_fd(), grave.directory()) else { continue };
             for name in dir::names(graves.as_fd()).unwrap_or_default() {
-                sum = sum.saturating_add(grave_cost(graves.as_fd(), &name).charge);
+                let cost = grave_cost(graves.as_fd(), &name);
+                index.insert_grave(format!("{}/{}", grave.directory(), name.display()), cost);
             }
         }
-        sum
+        index.charges()
     }
 }
