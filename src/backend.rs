@@ -39,20 +39,21 @@ pub enum BackendError {
     Inner,
 }
 
-/// Image sizes are multiples of this: the block size of every filesystem that is made.
-pub const IMAGE_STEP: u64 = 4096;
+/// Sizes are multiples of this: the block size of every filesystem that is made, and of most pools.
+pub const STEP: u64 = 4096;
 
 /// The smallest volume of a kind, and the step between sizes, in bytes. `filesystem` is `None` for raw block.
 #[must_use]
 pub const fn smallest(backend: Backend, filesystem: Option<Filesystem>) -> (ByteSize, u64) {
     match (backend, filesystem) {
-        (Backend::Hostpath, _) => (ByteSize::new(1), 1),
-        (Backend::Loop, None) => (ByteSize::new(IMAGE_STEP), IMAGE_STEP),
+        // A limit counts whole blocks, and btrfs takes some of it while it changes anything.
+        (Backend::Hostpath, _) => (ByteSize::mib(1), STEP),
+        (Backend::Loop, None) => (ByteSize::new(STEP), STEP),
         // Below this mke2fs makes no journal, and ext4 without one loses files at a power cut.
-        (Backend::Loop, Some(Filesystem::Ext4)) => (ByteSize::mib(16), IMAGE_STEP),
+        (Backend::Loop, Some(Filesystem::Ext4)) => (ByteSize::mib(16), STEP),
         // mkfs.xfs refuses less since xfsprogs 5.19.
-        (Backend::Loop, Some(Filesystem::Xfs)) => (ByteSize::mib(300), IMAGE_STEP),
+        (Backend::Loop, Some(Filesystem::Xfs)) => (ByteSize::mib(300), STEP),
         // The kernel refuses to resize a btrfs to less (btrfs_ioctl_resize), so a smaller one could never grow.
-        (Backend::Loop, Some(Filesystem::Btrfs)) => (ByteSize::mib(256), IMAGE_STEP),
+        (Backend::Loop, Some(Filesystem::Btrfs)) => (ByteSize::mib(256), STEP),
     }
 }

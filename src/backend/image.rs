@@ -16,7 +16,7 @@ use crate::volume::{Allocation, ByteSize};
 /// What a new image is to be.
 #[derive(Debug, Clone, Copy)]
 pub struct ImageSpec<'a> {
-    /// Its length, a multiple of [`super::IMAGE_STEP`].
+    /// Its length, a multiple of [`super::STEP`].
     pub size: ByteSize,
     /// Whether its blocks are reserved.
     pub allocation: Allocation,

@@ -28,10 +28,13 @@ async fn a_new_volume_s_size_lies_in_the_range() {
         CreateVolumeRequest { volume_capabilities: vec![formatted("xfs")], ..LOOP.create("x") };
     let rows = [
         (HOSTPATH.create("x"), range(0, 0), Some(GIB)),
-        (HOSTPATH.create("x"), range(5, 0), Some(5)),
-        (HOSTPATH.create("x"), range(0, 5), Some(5)),
+        (HOSTPATH.create("x"), range(5, 0), Some(MIB)),
+        (HOSTPATH.create("x"), range(MIB + 1, 0), Some(MIB + 4096)),
+        (HOSTPATH.create("x"), range(0, 5), None),
+        (HOSTPATH.create("x"), range(0, 2 * MIB), Some(2 * MIB)),
         (HOSTPATH.create("x"), range(6, 5), None),
         (HOSTPATH.create("x"), range(i64::MAX, 0), None),
+        (HOSTPATH.create("x"), range(1 << 62, 0), None),
         (LOOP.create("x"), range(1, 0), Some(16 * MIB)),
         (LOOP.create("x"), range(GIB + 1, 0), Some(GIB + 4096)),
         (LOOP.create("x"), range(GIB + 1, GIB + 2), None),
@@ -48,7 +51,7 @@ async fn a_new_volume_s_size_lies_in_the_range() {
                 assert_eq!(volume.capacity_bytes, size, "{range:?}");
                 driver.delete(&volume.volume_id).await.unwrap();
             }
-            (Err(status), None) if range.required_bytes == i64::MAX => {
+            (Err(status), None) if range.required_bytes == 1 << 62 => {
                 assert_eq!(status.code(), Code::ResourceExhausted);
             }
             (answer, None) => {
@@ -147,14 +150,14 @@ async fn capacity_is_what_can_be_had() {
     let xfs = class(&[("backend", "loop"), ("csi.storage.k8s.io/fstype", "xfs")]);
     let block_loop = GetCapacityRequest { parameters: map(BLOCK.parameters), ..block.clone() };
     let rows = [
-        (GetCapacityRequest::default(), ALL, 1),
-        (class(&[("csi.storage.k8s.io/pvc/name", "x")]), ALL, 1),
+        (GetCapacityRequest::default(), ALL, MIB),
+        (class(&[("csi.storage.k8s.io/pvc/name", "x")]), ALL, MIB),
         (class(&[("pool", "default"), ("backend", "loop")]), ALL, 16 * MIB),
         (xfs, ALL, 300 * MIB),
         (block_loop, ALL, 4096),
-        (block, 0, 1),
-        (at(NODE), ALL, 1),
-        (at("other"), 0, 1),
+        (block, 0, MIB),
+        (at(NODE), ALL, MIB),
+        (at("other"), 0, MIB),
     ];
     for (request, available, minimum) in rows {
         let told = driver.capacity(request.clone()).await.unwrap();

@@ -14,7 +14,7 @@ use super::common::{Machine, NODE, TOPOLOGY_KEY};
 use super::driver::{BLOCK, Driver, GIB, HOSTPATH, KINDS, LOOP, map, range, refused};
 
 /// A machine whose pool shares blocks, with so much room.
-fn sharing(filesystem: PoolFilesystem, room: ByteSize) -> Machine {
+pub(crate) fn sharing(filesystem: PoolFilesystem, room: ByteSize) -> Machine {
     let machine = Machine::new();
     machine.host.set_space(Space {
         filesystem,
@@ -33,7 +33,7 @@ async fn on_btrfs() -> Driver {
 }
 
 impl Driver {
-    async fn snapshot(&self, name: &str, volume: &str) -> Result<Snapshot, Status> {
+    pub(crate) async fn snapshot(&self, name: &str, volume: &str) -> Result<Snapshot, Status> {
         let request = CreateSnapshotRequest {
             name: name.to_owned(),
             source_volume_id: volume.to_owned(),
@@ -43,7 +43,7 @@ impl Driver {
         Ok(reply.into_inner().snapshot.unwrap())
     }
 
-    async fn delete_snapshot(&self, id: &str) -> Result<(), Status> {
+    pub(crate) async fn delete_snapshot(&self, id: &str) -> Result<(), Status> {
         let request = DeleteSnapshotRequest { snapshot_id: id.to_owned(), ..Default::default() };
         self.controller().delete_snapshot(request).await.map(drop)
     }
@@ -55,7 +55,11 @@ impl Driver {
         self.controller().list_snapshots(request).await.map(tonic::Response::into_inner)
     }
 
-    async fn group(&self, name: &str, ids: &[&str]) -> Result<VolumeGroupSnapshot, Status> {
+    pub(crate) async fn group(
+        &self,
+        name: &str,
+        ids: &[&str],
+    ) -> Result<VolumeGroupSnapshot, Status> {
         let request = CreateVolumeGroupSnapshotRequest {
             name: name.to_owned(),
             source_volume_ids: ids.iter().map(|id| (*id).to_owned()).collect(),
@@ -67,14 +71,14 @@ impl Driver {
     }
 }
 
-fn restore(mut request: CreateVolumeRequest, snapshot: &str) -> CreateVolumeRequest {
+pub(crate) fn restore(mut request: CreateVolumeRequest, snapshot: &str) -> CreateVolumeRequest {
     let source = SnapshotSource { snapshot_id: snapshot.to_owned() };
     request.volume_content_source =
         Some(VolumeContentSource { r#type: Some(Type::Snapshot(source)) });
     request
 }
 
-fn clone(mut request: CreateVolumeRequest, volume: &str) -> CreateVolumeRequest {
+pub(crate) fn clone(mut request: CreateVolumeRequest, volume: &str) -> CreateVolumeRequest {
     let source = VolumeSource { volume_id: volume.to_owned() };
     request.volume_content_source =
         Some(VolumeContentSource { r#type: Some(Type::Volume(source)) });
