@@ -29,9 +29,9 @@ mod rules {
 
     const LONGEST_FILE: usize = 500;
 
-    /// The crate's modules by their files, relative to `src/`.
-    fn sources() -> BTreeMap<PathBuf, String> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    /// The Rust files below a directory of the project, relative to it.
+    fn files_in(top: &str) -> BTreeMap<PathBuf, String> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(top);
         let mut found = BTreeMap::new();
         let mut directories = vec![root.clone()];
         while let Some(directory) = directories.pop() {
@@ -225,7 +225,7 @@ mod rules {
 
     #[test]
     fn the_crate_keeps_the_rules() {
-        let sources = sources();
+        let sources = files_in("src");
         assert!(sources.len() > 50, "the sources are found");
         let mut found = Vec::new();
         for (path, text) in sources.iter().filter(|(path, _)| !is_test(path)) {
@@ -237,6 +237,38 @@ mod rules {
             }
         }
         assert!(found.is_empty(), "{found:#?}");
+    }
+
+    /// What is wrong with how tests are ignored in a file of `tests/`.
+    fn hidden_tests(path: &Path, text: &str) -> Vec<String> {
+        let begins = path.to_string_lossy();
+        let in_vm = ["privileged", "privileged_host", "privileged_driver"]
+            .iter()
+            .any(|target| begins.split(['/', '.']).next() == Some(target));
+        let lines = text.lines().map(str::trim).filter(|line| line.starts_with("#[ignore"));
+        let says_why =
+            |line: &str| line.starts_with("#[ignore = \"needs ") && line.ends_with(": make vm\"]");
+        lines
+            .filter(|line| !in_vm || !says_why(line))
+            .map(|line| format!("{begins}: {line} is not run by `make vm`, or does not say so"))
+            .collect()
+    }
+
+    #[test]
+    fn what_is_ignored_runs_in_the_virtual_machine() {
+        let mut ignored = 0;
+        for (path, text) in files_in("tests") {
+            assert_eq!(hidden_tests(&path, &text), Vec::<String>::new());
+            ignored += text.matches("#[ignore = ").count();
+        }
+        assert!(ignored > 2, "the ignored tests are found");
+        for (path, attribute) in [
+            ("grpc/life.rs", "#[ignore = \"needs much: make vm\"]"),
+            ("privileged_driver/life.rs", "#[ignore]"),
+            ("privileged_driver/life.rs", "#[ignore = \"is slow\"]"),
+        ] {
+            assert_eq!(hidden_tests(Path::new(path), attribute).len(), 1, "{path} {attribute}");
+        }
     }
 
     #[test]

@@ -20,3 +20,6 @@ mod managed;
 mod mounts;
 #[cfg(test)]
 mod privileged;
+#[cfg(test)]
+#[path = "privileged/host_vm.rs"]
+mod vm;

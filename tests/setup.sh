@@ -5,6 +5,7 @@
 #   tests/setup.sh          all of it
 #   tests/setup.sh build    what `make build` and `make lint` need
 #   tests/setup.sh try      what `make try` needs: the above, and filesystems
+#   tests/setup.sh vm       what `make vm` needs: the first, filesystems, and what boots a virtual machine
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -14,9 +15,9 @@ export PATH
 
 level=${1:-test}
 case $level in
-build | try | test) ;;
+build | try | test | vm) ;;
 *)
-    echo "usage: tests/setup.sh [build|try|test]" >&2
+    echo "usage: tests/setup.sh [build|try|test|vm]" >&2
     exit 2
     ;;
 esac
@@ -140,13 +141,23 @@ if [ "$level" != build ]; then
     need losetup mount
     need unshare util-linux
 fi
+if [ "$level" = vm ]; then
+    need qemu-system-x86_64 qemu-system-x86
+    need modprobe kmod
+    need setpriv util-linux
+    # The guest has no libraries when it runs it.
+    if ! has busybox || ldd "$(command -v busybox)" >/dev/null 2>&1; then
+        packages+=(busybox-static)
+    fi
+fi
 # rustup and Go fetch over TLS.
 if has apt-get && [ ! -e /etc/ssl/certs/ca-certificates.crt ]; then
     packages+=(ca-certificates)
 fi
 install_packages
 check_rust
-if [ "$level" != build ]; then
+# The guest has loop devices of its own.
+if [ "$level" != build ] && [ "$level" != vm ]; then
     check_loop
 fi
 if [ "$level" = test ]; then

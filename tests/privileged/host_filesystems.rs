@@ -155,6 +155,36 @@ fn btrfs_lives() {
     privileged(|sandbox| whole_life(sandbox, Filesystem::Btrfs, 256));
 }
 
+/// From a filesystem without room for more descriptors of its groups as well, and so that all of it can be used.
+#[test]
+#[ignore = "needs CAP_SYS_RESOURCE: make vm"]
+fn a_mounted_ext4_grows_under_an_open_file() {
+    privileged(|sandbox| {
+        let disk = Disk::new(sandbox, Filesystem::Ext4, 64 * MIB);
+        let number = disk.mount(Allocation::Thin, &[]);
+        let open = image(&disk.mount_point.join("open"), 0);
+        let piece = vec![7; 1 << 20];
+        let mut written = 0;
+        for megabytes in [128, 4096] {
+            disk.file.set_len(megabytes * MIB).unwrap();
+            let device = disk.host.refresh_loop_size(number).unwrap();
+            disk.host.grow(Filesystem::Ext4, &disk.mount_point, device).unwrap();
+            assert!(disk.total() > (megabytes - megabytes / 10) * MIB, "{} bytes", disk.total());
+            // More than there was before.
+            while written < megabytes.min(256) * MIB * 3 / 4 {
+                open.write_all_at(&piece, written).unwrap();
+                written += MIB;
+            }
+            open.sync_all().unwrap();
+        }
+        assert_eq!(disk.host.loop_status(number).unwrap().unwrap().label, LABEL, "the same device");
+        drop(open);
+        disk.unmount(sandbox);
+        run("e2fsck", &["-f", "-n", sandbox.path("disk.img").to_str().unwrap()]);
+        assert_eq!(disk.file_size(), 4096 * MIB);
+    });
+}
+
 #[test]
 fn an_ext4_that_is_not_mounted_grows_whoever_asks() {
     privileged(|sandbox| {

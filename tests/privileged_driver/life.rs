@@ -181,7 +181,7 @@ impl Life {
     }
 
     /// The size that shows at the target path; a hostpath volume shows its pool's.
-    fn seen_size(&self) -> u64 {
+    pub(crate) fn seen_size(&self) -> u64 {
         match self.kind {
             Kind::Hostpath => self.create.bytes,
             Kind::Block => device_size(&self.target),
@@ -193,7 +193,7 @@ impl Life {
     }
 
     /// What was added to the volume shows at the target path, but for what the filesystem takes of it.
-    fn check_growth(&self, before: u64) {
+    pub(crate) fn check_growth(&self, before: u64) {
         let (seen, added) = (self.seen_size(), self.kind.grown() - self.kind.size());
         let expected = match self.kind {
             Kind::Hostpath => before..=before,

@@ -9,7 +9,7 @@ use tonic::Code;
 use crate::client::mount;
 use crate::driver::Driver;
 use crate::life::{Kind, Life, MIB, check_nothing_left, read, write};
-use crate::privileged::{poll, privileged, run};
+use crate::privileged::{mounts_below, poll, privileged, run};
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -107,6 +107,30 @@ fn a_volume_that_one_pod_only_reads_grows_for_all() {
         assert!(total > life.create.bytes, "{total} of {larger}");
         assert_eq!(read(life.kind, &reader), "before");
         driver.client.unpublish(&life.id, &reader).unwrap();
+        life.down(&mut driver);
+        life.gone(&mut driver);
+        check_nothing_left(sandbox, &mut driver);
+    });
+}
+
+#[test]
+#[ignore = "needs CAP_SYS_RESOURCE: make vm"]
+fn an_ext4_grows_under_its_pods() {
+    privileged(|sandbox| {
+        let mut driver = Driver::start(sandbox);
+        let mut life = Life::new(sandbox, Kind::Ext4, "grows");
+        life.born(&mut driver);
+        life.up(&mut driver);
+        write(life.kind, &life.target, "before");
+        let (before, mounts) = (life.seen_size(), mounts_below(sandbox.dir()));
+        let open = std::fs::File::open(life.target.join("file")).unwrap();
+        let larger = life.kind.grown();
+        driver.client.expand(&life.id, larger).unwrap();
+        driver.client.node_expand(&life.id, &life.target, larger).unwrap();
+        life.check_growth(before);
+        drop(open);
+        assert_eq!(mounts_below(sandbox.dir()), mounts);
+        assert_eq!(read(life.kind, &life.target), "before");
         life.down(&mut driver);
         life.gone(&mut driver);
         check_nothing_left(sandbox, &mut driver);

@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# Runs the tests that are ignored because this machine's kernel lacks something, and some others, in a virtual machine
+# with Debian's kernel:
+#
+#   tests/vm/run.sh [KERNEL]    KERNEL: an unpacked kernel package; by default what kernel.sh fetches
+#
+# Succeeds only when every one of them has run there and passed. What they printed is in target/vm/output.log, what the
+# kernel said in target/vm/console.log. Nothing else is left, and nothing is changed outside of target/.
+set -euo pipefail
+
+# A guest that takes longer hangs.
+limit=900
+
+# What the guest runs besides the ignored tests: what a kernel of another age may do differently, and what takes another
+# way where no capability is missing.
+selection() {
+    plan privileged_host filesystems:: loops:: mounts::
+}
+
+here=$(cd "$(dirname "$0")" && pwd -P)
+cd "$here/../.."
+PATH="$PATH:$HOME/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin"
+mkdir -p "${CARGO_TARGET_DIR:-target}/vm"
+cache=$(cd "${CARGO_TARGET_DIR:-target}/vm" && pwd -P)
+work=$cache/run
+guest=
+viewer=
+
+finish() {
+    [ -z "$guest" ] || kill -KILL "$guest" 2>/dev/null || true
+    [ -z "$viewer" ] || kill "$viewer" 2>/dev/null || true
+    wait
+    for log in console output; do
+        [ ! -e "$work/$log.log" ] || mv "$work/$log.log" "$cache/"
+    done
+    rm -rf "$work"
+}
+
+fail() {
+    printf 'tests/vm: %s\n' "$@" >&2
+    if [ -s "$work/console.log" ]; then
+        echo "The last that the guest's kernel said:" >&2
+        tail -n 25 "$work/console.log" >&2
+    fi
+    exit 1
+}
+
+# The executable of a test target, as cargo tells it.
+executable() {
+    sed -nE "s/.*\"kind\":\[\"test\"\].*\"name\":\"$1\".*\"executable\":\"([^\"]+)\".*/\1/p" "$work/built.json"
+}
+
+# Adds tests to the guest's job, and their number to what is expected: plan TARGET ARGUMENT...
+expected=0
+plan() {
+    local program count
+    program=$(executable "$1")
+    shift
+    count=$("$program" "$@" --list --format terse | grep -c ': test$' || true)
+    [ "$count" -gt 0 ] || fail "no test of $program is meant by: $*"
+    expected=$((expected + count))
+    printf '%q ' "$program" "$@" --color never >>"$work/job"
+    echo '|| status=1' >>"$work/job"
+}
+
+# The number of tests that the guest reports. Those that it left out of the selection are the ignored ones.
+reported() {
+    awk '/^test result: ok\. [0-9]+ passed; 0 failed; [0-9]+ ignored;/ { sum += $4 + $8 } END { print sum + 0 }' \
+        "$work/output.log"
+}
+
+exec 9>"$cache/lock"
+flock -n 9 || fail "another run is going on in $cache"
+trap finish EXIT
+# Bash ends its `wait` at once for these, and so never leaves the guest behind.
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+rm -rf "$work"
+mkdir "$work"
+
+kernel=${1:-$("$here/kernel.sh" "$cache")}
+cargo test --locked --no-run --test privileged_host --test privileged_driver --message-format=json >"$work/built.json"
+echo 'status=0' >"$work/job"
+plan privileged_host --ignored
+plan privileged_driver --ignored
+selection
+# shellcheck disable=SC2016 # The guest has it.
+echo 'exit "$status"' >>"$work/job"
+printf '%s\n' "$PWD" "$cache" "$(dirname "$(executable privileged_host)")" >"$work/needed"
+
+# What the tests write goes to a filesystem of its own, made here, where that takes no time.
+truncate -s 16G "$work/scratch.img"
+mke2fs -q -t ext4 -T largefile -E lazy_itable_init=0 "$work/scratch.img"
+
+started=$SECONDS
+: >"$work/output.log"
+"$here/boot.sh" "$kernel" "$work" 9>&- &
+guest=$!
+timeout "$limit" tail -n +1 -s 0.2 -f --pid="$guest" "$work/output.log" 9>&- &
+viewer=$!
+wait "$viewer" || fail "the guest did not end within $limit s"
+viewer=
+wait "$guest" || fail "QEMU ended with status $?"
+guest=
+
+[ "$(tail -n 1 "$work/output.log")" = "guest: the job ended with 0" ] || fail "the tests did not pass in the guest"
+[ "$(reported)" -eq "$expected" ] || fail "the guest ran $(reported) of $expected tests"
+echo "All $expected tests passed in the guest, $((SECONDS - started)) s after its start."
