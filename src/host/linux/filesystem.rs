@@ -25,7 +25,7 @@ use crate::host::{
 use crate::volume::{ByteSize, Filesystem};
 
 /// The inode number of a btrfs subvolume's root.
-const SUBVOLUME_ROOT: u64 = 256;
+pub(super) const SUBVOLUME_ROOT: u64 = 256;
 /// `FS_IMMUTABLE_FL` and `FS_APPEND_FL`
 const UNREMOVABLE: u32 = 0x10 | 0x20;
 /// `FS_NOCOW_FL`

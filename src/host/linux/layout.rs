@@ -279,6 +279,65 @@ pub(super) const BTRFS_QUOTA_CTL_ENABLE: u64 = 1;
 /// Since Linux 6.7.
 pub(super) const BTRFS_QUOTA_CTL_ENABLE_SIMPLE_QUOTA: u64 = 4;
 
+/// `struct btrfs_ioctl_qgroup_create_args`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct QgroupCreate {
+    /// 1 makes it, 0 removes it.
+    pub(super) create: u64,
+    pub(super) qgroup: u64,
+}
+
+/// `struct btrfs_ioctl_qgroup_assign_args`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct QgroupAssign {
+    /// 1 makes the member one of the group, 0 no longer.
+    pub(super) assign: u64,
+    pub(super) member: u64,
+    pub(super) group: u64,
+}
+
+pub(super) const BTRFS_QGROUP_LIMIT_MAX_RFER: u64 = 1;
+
+/// `struct btrfs_ioctl_qgroup_limit_args`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct QgroupLimit {
+    pub(super) qgroup: u64,
+    /// Which of the following are told.
+    pub(super) flags: u64,
+    /// Referenced bytes; all bits set lift it.
+    pub(super) max_referenced: u64,
+    pub(super) others: [u64; 3],
+}
+
+/// `struct btrfs_ioctl_quota_rescan_args`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct QgroupRescan {
+    pub(super) flags: u64,
+    pub(super) progress: u64,
+    pub(super) reserved: [u64; 6],
+}
+
+/// `struct btrfs_ioctl_get_subvol_info_args`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SubvolumeInfo {
+    pub(super) id: u64,
+    pub(super) name: [u8; 256],
+    pub(super) parent: u64,
+    pub(super) directory: u64,
+    pub(super) generation: u64,
+    pub(super) flags: u64,
+    pub(super) uuid: [u8; 16],
+    pub(super) other_uuids: [[u8; 16]; 2],
+    pub(super) transactions: [u64; 4],
+    pub(super) times: [[u64; 2]; 4],
+    pub(super) reserved: [u64; 8],
+}
+
 /// `struct btrfs_ioctl_search_args` with its key (`struct btrfs_ioctl_search_key`): items of a btrfs tree.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -301,3 +360,5 @@ pub(super) struct TreeSearch {
 }
 
 const _: () = assert!(size_of::<TreeSearch>() == 4096);
+const _: () = assert!(size_of::<QgroupLimit>() == 48);
+const _: () = assert!(size_of::<SubvolumeInfo>() == 504);

@@ -11,6 +11,8 @@ use nix::errno::Errno;
 use crate::host::linux::layout::TreeSearch;
 use crate::host::linux::sys;
 
+/// `BTRFS_ROOT_TREE_OBJECTID`
+pub(super) const ROOT_TREE: u64 = 1;
 /// `BTRFS_QUOTA_TREE_OBJECTID`
 pub(super) const QUOTA_TREE: u64 = 8;
 
@@ -50,6 +52,26 @@ fn parse(search: &TreeSearch) -> Vec<Item> {
         rest = behind;
     }
     items
+}
+
+/// All items of an object and kind, by their offsets. A tree that does not exist is ENOENT.
+pub(super) fn items(
+    directory: BorrowedFd<'_>,
+    tree: u64,
+    object: u64,
+    kind: u32,
+) -> nix::Result<Vec<Item>> {
+    let (mut items, mut from) = (Vec::new(), 0);
+    loop {
+        let found =
+            parse(&*sys::quota::btrfs_search(directory, tree, object, kind, (from, u64::MAX))?);
+        let next = found.last().and_then(|item| item.offset.checked_add(1));
+        items.extend(found);
+        match next {
+            Some(next) => from = next,
+            None => return Ok(items),
+        }
+    }
 }
 
 /// The item with exactly that key.

@@ -1,15 +1,32 @@
-//! Quotas: ioctls of btrfs on its quota tree.
+//! Quotas: ioctls of btrfs on its quota tree, and what goes with them.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use crate::host::linux::layout::{QuotaControl, TreeSearch};
+use crate::host::linux::layout::{
+    QgroupAssign, QgroupCreate, QgroupLimit, QgroupRescan, QuotaControl, SubvolumeInfo, TreeSearch,
+};
 
 mod raw {
-    use crate::host::linux::layout::{QuotaControl, TreeSearch};
+    use crate::host::linux::layout::{
+        QgroupAssign, QgroupCreate, QgroupLimit, QgroupRescan, QuotaControl, SubvolumeInfo,
+        TreeSearch,
+    };
 
     nix::ioctl_readwrite!(btrfs_tree_search, 0x94, 17, TreeSearch);
+    nix::ioctl_write_ptr!(btrfs_wait_sync, 0x94, 22, u64);
+    nix::ioctl_read!(btrfs_start_sync, 0x94, 24, u64);
     nix::ioctl_readwrite!(btrfs_quota_ctl, 0x94, 40, QuotaControl);
+    nix::ioctl_write_ptr!(btrfs_qgroup_assign, 0x94, 41, QgroupAssign);
+    nix::ioctl_write_ptr!(btrfs_qgroup_create, 0x94, 42, QgroupCreate);
+    // The header says that the kernel writes it; it reads it.
+    nix::ioctl_write_ptr_bad!(
+        btrfs_qgroup_limit,
+        nix::request_code_read!(0x94, 43, size_of::<QgroupLimit>()),
+        QgroupLimit
+    );
+    nix::ioctl_write_ptr!(btrfs_rescan, 0x94, 44, QgroupRescan);
     nix::ioctl_none!(btrfs_rescan_wait, 0x94, 46);
+    nix::ioctl_read!(btrfs_subvolume_info, 0x94, 60, SubvolumeInfo);
 }
 
 /// As many items of one object and kind as fit, from an offset on.
@@ -40,6 +57,45 @@ pub(in crate::host::linux) fn btrfs_search(
     Ok(search)
 }
 
+/// The subvolume that a file or directory is in: its id and UUID.
+pub(in crate::host::linux) fn btrfs_subvolume(
+    file: BorrowedFd<'_>,
+) -> nix::Result<(u64, [u8; 16])> {
+    let mut info = Box::new(SubvolumeInfo {
+        id: 0,
+        name: [0; 256],
+        parent: 0,
+        directory: 0,
+        generation: 0,
+        flags: 0,
+        uuid: [0; 16],
+        other_uuids: [[0; 16]; 2],
+        transactions: [0; 4],
+        times: [[0; 2]; 4],
+        reserved: [0; 8],
+    });
+    // SAFETY: `info` is a live `struct btrfs_ioctl_get_subvol_info_args`, every bit pattern of which is valid.
+    unsafe { raw::btrfs_subvolume_info(file.as_raw_fd(), &raw mut *info) }?;
+    Ok((info.id, info.uuid))
+}
+
+/// Begins to commit what has been changed so far, without data that is still to be written; answers which commit it is.
+pub(in crate::host::linux) fn btrfs_start_sync(filesystem: BorrowedFd<'_>) -> nix::Result<u64> {
+    let mut transaction = 0_u64;
+    // SAFETY: the kernel writes 64 bits into a live u64.
+    unsafe { raw::btrfs_start_sync(filesystem.as_raw_fd(), &raw mut transaction) }?;
+    Ok(transaction)
+}
+
+/// Waits until a commit is on the disk.
+pub(in crate::host::linux) fn btrfs_wait_sync(
+    filesystem: BorrowedFd<'_>,
+    transaction: u64,
+) -> nix::Result<()> {
+    // SAFETY: the kernel reads 64 bits from a live u64.
+    unsafe { raw::btrfs_wait_sync(filesystem.as_raw_fd(), &raw const transaction) }.map(drop)
+}
+
 /// Switches quotas of a btrfs on (`BTRFS_QUOTA_CTL_*`).
 pub(in crate::host::linux) fn btrfs_quota_ctl(
     filesystem: BorrowedFd<'_>,
@@ -48,6 +104,45 @@ pub(in crate::host::linux) fn btrfs_quota_ctl(
     let mut control = QuotaControl { command, status: 0 };
     // SAFETY: `control` is a live `struct btrfs_ioctl_quota_ctl_args`.
     unsafe { raw::btrfs_quota_ctl(filesystem.as_raw_fd(), &raw mut control) }.map(drop)
+}
+
+/// Makes a qgroup, or removes it.
+pub(in crate::host::linux) fn btrfs_qgroup(
+    filesystem: BorrowedFd<'_>,
+    qgroup: u64,
+    create: bool,
+) -> nix::Result<()> {
+    let args = QgroupCreate { create: create.into(), qgroup };
+    // SAFETY: `args` is a live `struct btrfs_ioctl_qgroup_create_args`.
+    unsafe { raw::btrfs_qgroup_create(filesystem.as_raw_fd(), &raw const args) }.map(drop)
+}
+
+/// Makes a qgroup a member of another one, or no longer.
+pub(in crate::host::linux) fn btrfs_qgroup_member(
+    filesystem: BorrowedFd<'_>,
+    member: u64,
+    group: u64,
+    assign: bool,
+) -> nix::Result<()> {
+    let args = QgroupAssign { assign: assign.into(), member, group };
+    // SAFETY: `args` is a live `struct btrfs_ioctl_qgroup_assign_args`.
+    unsafe { raw::btrfs_qgroup_assign(filesystem.as_raw_fd(), &raw const args) }.map(drop)
+}
+
+/// Bounds what a qgroup may refer to.
+pub(in crate::host::linux) fn btrfs_qgroup_limit(
+    filesystem: BorrowedFd<'_>,
+    limit: &QgroupLimit,
+) -> nix::Result<()> {
+    // SAFETY: `limit` is a live `struct btrfs_ioctl_qgroup_limit_args`, which the kernel only reads.
+    unsafe { raw::btrfs_qgroup_limit(filesystem.as_raw_fd(), limit) }.map(drop)
+}
+
+/// Begins to count anew what all qgroups refer to.
+pub(in crate::host::linux) fn btrfs_rescan(filesystem: BorrowedFd<'_>) -> nix::Result<()> {
+    let args = QgroupRescan { flags: 0, progress: 0, reserved: [0; 6] };
+    // SAFETY: `args` is a live `struct btrfs_ioctl_quota_rescan_args`.
+    unsafe { raw::btrfs_rescan(filesystem.as_raw_fd(), &raw const args) }.map(drop)
 }
 
 /// Waits until a scan of all extents for qgroups is over; none under way is fine.
