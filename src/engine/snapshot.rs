@@ -216,10 +216,7 @@ impl Engine {
             // Longer than the record says when an expansion was cut off, or came in between.
             snapshot.size = backend::seal_image(dir)?;
         }
-        snapshot.charge = match self.counted(located)? {
-            Some(charge) => charge,
-            None => self.measure_in(dir, snapshot.resolved)?,
-        };
+        snapshot.charge = self.charge_for(located, dir)?;
         if !self.is_measured_later(located)? {
             return Ok((snapshot, None));
         }

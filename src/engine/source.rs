@@ -233,10 +233,7 @@ impl Engine {
                 (Shared { size: snapshot.charge, writer, origin }, &snapshot.shared)
             }
             OriginKind::Volume(located) => {
-                let size = match self.counted(located)? {
-                    Some(size) => size,
-                    None => self.measure_in(dir, Resolved::Hostpath)?,
-                };
+                let size = self.charge_for(located, dir)?;
                 let (writer, origin) = (located.volume().itself(), itself);
                 (Shared { size, writer, origin }, &located.volume().shared)
             }

@@ -22,6 +22,8 @@ mod driver;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod fill_directories;
+#[cfg(test)]
 mod health;
 #[cfg(test)]
 mod inline;

@@ -1,6 +1,11 @@
 //! Pools on filesystems of their own.
 
 use std::fs::File;
+use std::os::fd::AsFd;
+
+use orlop::host::Limits;
+use orlop::host::linux::LinuxHost;
+use orlop::volume::LimitKind;
 
 use crate::driver::Driver;
 use crate::life::{MIB, check_nothing_left};
@@ -28,6 +33,29 @@ impl PoolOn {
     /// Blocks can be shared.
     pub(crate) fn shares(self) -> bool {
         self != Self::Ext4
+    }
+
+    /// The same, so that it holds directories to their size.
+    pub(crate) fn mount_with_limits(self, sandbox: &Sandbox, size: u64) {
+        let image = sandbox.path("pool.img");
+        File::create(&image).unwrap().set_len(size * MIB).unwrap();
+        let (pool, image) = (sandbox.make_dir("pool"), image.to_str().unwrap());
+        match self {
+            Self::Ext4 => run("mkfs.ext4", &["-q", "-F", "-O", "quota,project", image]),
+            Self::Xfs => run("mkfs.xfs", &["-q", "-f", image]),
+            Self::Btrfs => run("mkfs.btrfs", &["-q", "-f", image]),
+        };
+        let options = if self == Self::Btrfs { "loop" } else { "loop,prjquota" };
+        run("mount", &["-o", options, image, pool.to_str().unwrap()]);
+        match self {
+            Self::Ext4 => drop(run("rmdir", &[pool.join("lost+found")])),
+            Self::Xfs => {}
+            Self::Btrfs => {
+                let root = File::open(pool).unwrap();
+                let kind = LinuxHost::new().enable_quota(root.as_fd()).unwrap();
+                assert_eq!(kind, Some(LimitKind::SimpleQuota));
+            }
+        }
     }
 
     /// Makes the filesystem and mounts it where the driver's pool will be.
