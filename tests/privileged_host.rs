@@ -10,6 +10,9 @@ mod filesystems;
 #[path = "privileged/host_limits.rs"]
 mod limits;
 #[cfg(test)]
+#[path = "privileged/host_limits_project.rs"]
+mod limits_project;
+#[cfg(test)]
 #[path = "privileged/host_loops.rs"]
 mod loops;
 #[cfg(test)]

@@ -362,3 +362,70 @@ pub(super) struct TreeSearch {
 const _: () = assert!(size_of::<TreeSearch>() == 4096);
 const _: () = assert!(size_of::<QgroupLimit>() == 48);
 const _: () = assert!(size_of::<SubvolumeInfo>() == 504);
+
+/// `struct fsxattr` of `fs.h`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct FileAttributes {
+    /// `FS_XFLAG_*`
+    pub(super) flags: u32,
+    pub(super) extent_size: u32,
+    pub(super) extents: u32,
+    pub(super) project: u32,
+    pub(super) copied_extent_size: u32,
+    pub(super) pad: [u8; 8],
+}
+
+/// What is made in the directory gets its project.
+pub(super) const FS_XFLAG_PROJINHERIT: u32 = 0x200;
+
+/// `struct if_dqblk` of `quota.h`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct QuotaBlock {
+    /// In units of 1024 bytes; zero is no limit.
+    pub(super) hard_blocks: u64,
+    pub(super) soft_blocks: u64,
+    /// In bytes.
+    pub(super) space: u64,
+    pub(super) hard_inodes: u64,
+    pub(super) soft_inodes: u64,
+    pub(super) inodes: u64,
+    pub(super) times: [u64; 2],
+    /// Which of them are told.
+    pub(super) valid: u32,
+    pub(super) pad: u32,
+}
+
+/// `QIF_BLIMITS` and `QIF_ILIMITS`
+pub(super) const QIF_LIMITS: u32 = 1 | 4;
+/// `QCMD(…, PRJQUOTA)`
+const fn of_projects(command: libc::c_int) -> libc::c_int {
+    (command << 8) | 2
+}
+/// `Q_GETQUOTA`
+pub(super) const GET_PROJECT_QUOTA: libc::c_int = of_projects(0x0080_0007);
+/// `Q_SETQUOTA`
+pub(super) const SET_PROJECT_QUOTA: libc::c_int = of_projects(0x0080_0008);
+/// `Q_XGETQSTATV` of `dqblk_xfs.h`, which ext4 answers too.
+pub(super) const GET_QUOTA_STATE: libc::c_int = of_projects(0x5808);
+
+/// `struct fs_quota_statv` of `dqblk_xfs.h`, of which only the beginning matters here.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct QuotaState {
+    /// 1 is what the kernel answers.
+    pub(super) version: i8,
+    pub(super) pad: u8,
+    /// `FS_QUOTA_*`
+    pub(super) flags: u16,
+    pub(super) in_memory: u32,
+    pub(super) rest: [u64; 19],
+}
+
+/// Project quotas are enforced, not only counted.
+pub(super) const FS_QUOTA_PDQ_ENFD: u16 = 1 << 5;
+
+const _: () = assert!(size_of::<FileAttributes>() == 28);
+const _: () = assert!(size_of::<QuotaBlock>() == 72);
+const _: () = assert!(size_of::<QuotaState>() == 160);

@@ -1,9 +1,13 @@
 //! Project quotas of ext4 and XFS, and qgroups of btrfs, by ioctl and quotactl_fd.
 
+mod project;
 mod qgroup;
 mod tree;
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
 
 use super::LinuxHost;
 use super::filesystem::{is_btrfs, reopened};
@@ -11,51 +15,54 @@ use super::mounts::fd_path;
 use crate::host::{Bounds, HostError, LimitState, Limits};
 use crate::volume::{Limit, LimitKind};
 
-/// Names what was tried, and where.
-fn failed<E: Into<std::io::Error>>(
+/// Runs a step on a directory that is open so that ioctls work; a failure says what was tried, and where.
+fn on<T>(
     operation: &'static str,
     directory: BorrowedFd<'_>,
-) -> impl Fn(E) -> HostError {
-    let path = fd_path(directory);
-    move |e| HostError::call(operation, &path, e)
+    step: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
+) -> Result<T, HostError> {
+    let result =
+        reopened(directory).map_err(io::Error::from).and_then(|fd: OwnedFd| step(fd.as_fd()));
+    result.map_err(|e| HostError::call(operation, fd_path(directory), e))
 }
 
-/// The directory, open so that ioctls work, when it is on btrfs.
-fn open_on_btrfs(directory: BorrowedFd<'_>) -> nix::Result<Option<OwnedFd>> {
-    if is_btrfs(directory)? { reopened(directory).map(Some) } else { Ok(None) }
-}
-
-fn unsupported() -> HostError {
-    HostError::Unsupported {
-        what: "limits on directories".to_owned(),
-        remedy: "use backend=loop, which always holds its size",
+fn kind(directory: BorrowedFd<'_>) -> io::Result<Option<LimitKind>> {
+    if is_btrfs(directory)? {
+        return Ok(qgroup::kind(directory)?);
     }
+    Ok(project::is_enforced(directory)?.then_some(LimitKind::Project))
+}
+
+/// Ids of projects have 32 bits.
+fn project_id(limit: Limit) -> nix::Result<u32> {
+    u32::try_from(limit.number).map_err(|_overflow| Errno::EINVAL)
 }
 
 impl Limits for LinuxHost {
     fn limit_kind(&self, filesystem: BorrowedFd<'_>) -> Result<Option<LimitKind>, HostError> {
-        let failed = failed("ask for the quotas of", filesystem);
-        match open_on_btrfs(filesystem).map_err(&failed)? {
-            Some(directory) => qgroup::kind(directory.as_fd()).map_err(&failed),
-            None => Ok(None),
-        }
+        on("ask for the quotas of", filesystem, kind)
     }
 
     fn enable_quota(&self, filesystem: BorrowedFd<'_>) -> Result<Option<LimitKind>, HostError> {
-        let failed = failed::<std::io::Error>("switch quotas on for", filesystem);
-        if let Some(directory) = open_on_btrfs(filesystem).map_err(|e| failed(e.into()))? {
-            qgroup::enable(directory.as_fd()).map_err(failed)?;
-        }
-        self.limit_kind(filesystem)
+        on("switch quotas on for", filesystem, |directory| {
+            if is_btrfs(directory)? {
+                qgroup::enable(directory)?;
+            }
+            kind(directory)
+        })
     }
 
     fn begin_limit(&self, directory: BorrowedFd<'_>, kind: LimitKind) -> Result<Limit, HostError> {
-        let failed = failed::<std::io::Error>("put under a limit", directory);
         if self.limit_kind(directory)? != Some(kind) {
-            return Err(unsupported());
+            return Err(HostError::Unsupported {
+                what: format!("{} cannot be held by a {kind}", fd_path(directory).display()),
+                remedy: "mount XFS, or ext4 that has the features quota and project (tune2fs -O quota,project), with prjquota; switch quotas of btrfs on; or use backend=loop, which always holds its size",
+            });
         }
-        let open = reopened(directory).map_err(|e| failed(e.into()))?;
-        let number = qgroup::begin(open.as_fd()).map_err(failed)?;
+        let number = on("put under a limit", directory, |directory| match kind {
+            LimitKind::Project => project::begin(directory).map(u64::from),
+            LimitKind::SimpleQuota | LimitKind::Qgroup => qgroup::begin(directory),
+        })?;
         Ok(Limit { kind, number })
     }
 
@@ -65,10 +72,12 @@ impl Limits for LinuxHost {
         limit: Limit,
         bounds: Option<Bounds>,
     ) -> Result<(), HostError> {
-        let failed = failed::<std::io::Error>("set a limit on", filesystem);
-        let open = reopened(filesystem).map_err(|e| failed(e.into()))?;
-        let bytes = bounds.map(|bounds| bounds.bytes);
-        qgroup::set(open.as_fd(), limit.number, bytes).map_err(failed)
+        on("set a limit on", filesystem, |filesystem| match limit.kind {
+            LimitKind::Project => project::set(filesystem, project_id(limit)?, bounds),
+            LimitKind::SimpleQuota | LimitKind::Qgroup => {
+                qgroup::set(filesystem, limit.number, bounds.map(|bounds| bounds.bytes))
+            }
+        })
     }
 
     fn limit_state(
@@ -76,30 +85,39 @@ impl Limits for LinuxHost {
         filesystem: BorrowedFd<'_>,
         limit: Limit,
     ) -> Result<Option<LimitState>, HostError> {
-        let failed = failed("ask for a limit on", filesystem);
-        let open = reopened(filesystem).map_err(&failed)?;
-        qgroup::state(open.as_fd(), limit.number).map_err(failed)
+        on("ask for a limit on", filesystem, |filesystem| match limit.kind {
+            LimitKind::Project => Ok(project::state(filesystem, project_id(limit)?)?),
+            LimitKind::SimpleQuota | LimitKind::Qgroup => {
+                Ok(qgroup::state(filesystem, limit.number)?)
+            }
+        })
     }
 
     fn limit_of(&self, directory: BorrowedFd<'_>) -> Result<Option<Limit>, HostError> {
-        let failed = failed("ask for the limit of", directory);
-        let Some(kind) = self.limit_kind(directory)? else { return Ok(None) };
-        let open = reopened(directory).map_err(&failed)?;
-        let number = qgroup::number_of(open.as_fd()).map_err(failed)?;
-        Ok(number.map(|number| Limit { kind, number }))
+        on("ask for the limit of", directory, |directory| {
+            let Some(kind) = kind(directory)? else { return Ok(None) };
+            let number = match kind {
+                LimitKind::Project => project::id_of(directory)?.map(u64::from),
+                LimitKind::SimpleQuota | LimitKind::Qgroup => qgroup::number_of(directory)?,
+            };
+            Ok(number.map(|number| Limit { kind, number }))
+        })
     }
 
     fn end_limit(&self, filesystem: BorrowedFd<'_>, limit: Limit) -> Result<bool, HostError> {
-        let failed = failed::<std::io::Error>("end a limit on", filesystem);
-        let open = reopened(filesystem).map_err(|e| failed(e.into()))?;
-        qgroup::end(open.as_fd(), limit.number).map_err(failed)
+        on("end a limit on", filesystem, |filesystem| match limit.kind {
+            LimitKind::Project => project::end(filesystem, project_id(limit)?),
+            LimitKind::SimpleQuota | LimitKind::Qgroup => qgroup::end(filesystem, limit.number),
+        })
     }
 
     fn being_freed(&self, filesystem: BorrowedFd<'_>) -> Result<Vec<u64>, HostError> {
-        let failed = failed("ask what is being freed on", filesystem);
-        match open_on_btrfs(filesystem).map_err(&failed)? {
-            Some(directory) => qgroup::being_freed(directory.as_fd()).map_err(failed),
-            None => Ok(Vec::new()),
-        }
+        on("ask what is being freed on", filesystem, |filesystem| {
+            if is_btrfs(filesystem)? {
+                Ok(qgroup::being_freed(filesystem)?)
+            } else {
+                Ok(Vec::new())
+            }
+        })
     }
 }

@@ -1,15 +1,19 @@
-//! Quotas: ioctls of btrfs on its quota tree, and what goes with them.
+//! Quotas: ioctls of btrfs on its quota tree, and what goes with them; project ids and quotactl_fd of ext4 and XFS.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use nix::errno::Errno;
+
 use crate::host::linux::layout::{
-    QgroupAssign, QgroupCreate, QgroupLimit, QgroupRescan, QuotaControl, SubvolumeInfo, TreeSearch,
+    FileAttributes, GET_PROJECT_QUOTA, GET_QUOTA_STATE, QgroupAssign, QgroupCreate, QgroupLimit,
+    QgroupRescan, QuotaBlock, QuotaControl, QuotaState, SET_PROJECT_QUOTA, SubvolumeInfo,
+    TreeSearch,
 };
 
 mod raw {
     use crate::host::linux::layout::{
-        QgroupAssign, QgroupCreate, QgroupLimit, QgroupRescan, QuotaControl, SubvolumeInfo,
-        TreeSearch,
+        FileAttributes, QgroupAssign, QgroupCreate, QgroupLimit, QgroupRescan, QuotaControl,
+        SubvolumeInfo, TreeSearch,
     };
 
     nix::ioctl_readwrite!(btrfs_tree_search, 0x94, 17, TreeSearch);
@@ -26,6 +30,8 @@ mod raw {
     );
     nix::ioctl_write_ptr!(btrfs_rescan, 0x94, 44, QgroupRescan);
     nix::ioctl_none!(btrfs_rescan_wait, 0x94, 46);
+    nix::ioctl_read!(get_attributes, b'X', 31, FileAttributes);
+    nix::ioctl_write_ptr!(set_attributes, b'X', 32, FileAttributes);
     nix::ioctl_read!(btrfs_subvolume_info, 0x94, 60, SubvolumeInfo);
 }
 
@@ -149,4 +155,77 @@ pub(in crate::host::linux) fn btrfs_rescan(filesystem: BorrowedFd<'_>) -> nix::R
 pub(in crate::host::linux) fn btrfs_rescan_wait(filesystem: BorrowedFd<'_>) -> nix::Result<()> {
     // SAFETY: takes no argument.
     unsafe { raw::btrfs_rescan_wait(filesystem.as_raw_fd()) }.map(drop)
+}
+
+/// `FS_IOC_FSGETXATTR`
+pub(in crate::host::linux) fn attributes(file: BorrowedFd<'_>) -> nix::Result<FileAttributes> {
+    let mut attributes = FileAttributes::default();
+    // SAFETY: `attributes` is a live `struct fsxattr`, every bit pattern of which is valid.
+    unsafe { raw::get_attributes(file.as_raw_fd(), &raw mut attributes) }?;
+    Ok(attributes)
+}
+
+/// `FS_IOC_FSSETXATTR`
+pub(in crate::host::linux) fn set_attributes(
+    file: BorrowedFd<'_>,
+    attributes: &FileAttributes,
+) -> nix::Result<()> {
+    // SAFETY: `attributes` is a live `struct fsxattr`, which the kernel only reads.
+    unsafe { raw::set_attributes(file.as_raw_fd(), attributes) }.map(drop)
+}
+
+/// What is bounded and in use of a project (`quotactl_fd(2)`, Linux 5.14).
+pub(in crate::host::linux) fn project_quota(
+    filesystem: BorrowedFd<'_>,
+    project: u32,
+) -> nix::Result<QuotaBlock> {
+    let mut quota = QuotaBlock::default();
+    // SAFETY: `quota` is a live `struct if_dqblk`, every bit pattern of which is valid.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_quotactl_fd,
+            filesystem.as_raw_fd(),
+            GET_PROJECT_QUOTA,
+            project,
+            &raw mut quota,
+        )
+    };
+    Errno::result(result)?;
+    Ok(quota)
+}
+
+/// Bounds a project.
+pub(in crate::host::linux) fn set_project_quota(
+    filesystem: BorrowedFd<'_>,
+    project: u32,
+    quota: &QuotaBlock,
+) -> nix::Result<()> {
+    // SAFETY: `quota` is a live `struct if_dqblk`, which the kernel only reads.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_quotactl_fd,
+            filesystem.as_raw_fd(),
+            SET_PROJECT_QUOTA,
+            project,
+            std::ptr::from_ref(quota),
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+/// Which quotas of a filesystem are counted and enforced: `FS_QUOTA_*`.
+pub(in crate::host::linux) fn quota_flags(filesystem: BorrowedFd<'_>) -> nix::Result<u16> {
+    let mut state = QuotaState { version: 1, ..QuotaState::default() };
+    // SAFETY: `state` is a live `struct fs_quota_statv`, every bit pattern of which is valid.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_quotactl_fd,
+            filesystem.as_raw_fd(),
+            GET_QUOTA_STATE,
+            0,
+            &raw mut state,
+        )
+    };
+    Errno::result(result)?;
+    Ok(state.flags)
 }
