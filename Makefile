@@ -26,7 +26,7 @@ test: root ## Run every test, with real mounts and loop devices, and csi-sanity 
 
 vm: ## Run in a virtual machine the tests that this machine's kernel cannot
 	@tests/setup.sh vm
-	tests/vm/run.sh
+	tests/vm/run.sh $(TESTS)
 
 lint: ## Check the format and the lints
 	@tests/setup.sh build

@@ -145,6 +145,7 @@ if [ "$level" = vm ]; then
     need qemu-system-x86_64 qemu-system-x86
     need modprobe kmod
     need setpriv util-linux
+    need xz xz-utils
     # The guest has no libraries when it runs it.
     if ! has busybox || ldd "$(command -v busybox)" >/dev/null 2>&1; then
         packages+=(busybox-static)

@@ -28,7 +28,7 @@ cp "$here/init" "$root/"
 number=100
 for module in virtio_pci 9pnet_virtio 9p; do
     modprobe -d "$kernel" -S "$release" --show-depends "$module"
-done | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' | while read -r file; do
+done | sed -nE 's/^insmod (.*\.ko(\.xz)?).*/\1/p' | awk '!seen[$0]++' | while read -r file; do
     number=$((number + 1))
     case $file in
     *.xz) xz -dc "$file" >"$root/modules/$number.ko" ;;

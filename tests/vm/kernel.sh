@@ -36,7 +36,7 @@ if command -v apt-get >/dev/null; then
 fi
 if [ -z "$package" ]; then
     give_up "Debian's package linux-image-amd64 is not offered here: run apt-get update on Debian (amd64)." \
-        "Elsewhere, unpack Debian's linux-image-<version>-amd64 (dpkg-deb -x) and run: tests/vm/run.sh <directory>"
+        "Elsewhere, unpack Debian's linux-image-<version>-amd64 (dpkg-deb -x) and name the directory in ORLOP_VM_KERNEL"
 fi
 
 kernel=$cache/kernel-${package#*=}

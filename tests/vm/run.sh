@@ -2,18 +2,22 @@
 # Runs the tests that are ignored because this machine's kernel lacks something, and some others, in a virtual machine
 # with Debian's kernel:
 #
-#   tests/vm/run.sh [KERNEL]    KERNEL: an unpacked kernel package; by default what kernel.sh fetches
+#   tests/vm/run.sh              all of these
+#   tests/vm/run.sh FILTER...    only tests with this in their names, whether ignored or not
 #
-# Succeeds only when every one of them has run there and passed. What they printed is in target/vm/output.log, what the
+# ORLOP_VM_KERNEL names the directory of an unpacked kernel package that is to be used instead of what kernel.sh fetches.
+# Succeeds only when every test that is meant has run there and passed. What they printed is in target/vm/output.log, what the
 # kernel said in target/vm/console.log. Nothing else is left, and nothing is changed outside of target/.
 set -euo pipefail
 
 # A guest that takes longer hangs.
 limit=900
 
-# What the guest runs besides the ignored tests: what a kernel of another age may do differently, and what takes another
+# What the guest runs: what is ignored elsewhere, what a kernel of another age may do differently, and what takes another
 # way where no capability is missing.
 selection() {
+    plan privileged_host --ignored
+    plan privileged_driver --ignored
     plan privileged_host filesystems:: loops:: mounts::
 }
 
@@ -29,7 +33,8 @@ viewer=
 finish() {
     [ -z "$guest" ] || kill -KILL "$guest" 2>/dev/null || true
     [ -z "$viewer" ] || kill "$viewer" 2>/dev/null || true
-    wait
+    # Without what bash says of processes that were killed.
+    wait 2>/dev/null
     for log in console output; do
         [ ! -e "$work/$log.log" ] || mv "$work/$log.log" "$cache/"
     done
@@ -50,15 +55,23 @@ executable() {
     sed -nE "s/.*\"kind\":\[\"test\"\].*\"name\":\"$1\".*\"executable\":\"([^\"]+)\".*/\1/p" "$work/built.json"
 }
 
+# count TARGET ARGUMENT...
+count() {
+    local program
+    program=$(executable "$1")
+    shift
+    "$program" "$@" --list --format terse | grep -c ': test$' || true
+}
+
 # Adds tests to the guest's job, and their number to what is expected: plan TARGET ARGUMENT...
 expected=0
 plan() {
-    local program count
+    local program added
+    added=$(count "$@")
+    [ "$added" -gt 0 ] || fail "no test is meant by: $*"
+    expected=$((expected + added))
     program=$(executable "$1")
     shift
-    count=$("$program" "$@" --list --format terse | grep -c ': test$' || true)
-    [ "$count" -gt 0 ] || fail "no test of $program is meant by: $*"
-    expected=$((expected + count))
     printf '%q ' "$program" "$@" --color never >>"$work/job"
     echo '|| status=1' >>"$work/job"
 }
@@ -79,12 +92,19 @@ trap 'exit 143' TERM
 rm -rf "$work"
 mkdir "$work"
 
-kernel=${1:-$("$here/kernel.sh" "$cache")}
+kernel=${ORLOP_VM_KERNEL:-$("$here/kernel.sh" "$cache")}
 cargo test --locked --no-run --test privileged_host --test privileged_driver --message-format=json >"$work/built.json"
 echo 'status=0' >"$work/job"
-plan privileged_host --ignored
-plan privileged_driver --ignored
-selection
+if [ $# -eq 0 ]; then
+    selection
+else
+    for target in privileged_host privileged_driver; do
+        if [ "$(count "$target" "$@")" -gt 0 ]; then
+            plan "$target" --include-ignored "$@"
+        fi
+    done
+    [ "$expected" -gt 0 ] || fail "no test is meant by: $*"
+fi
 # shellcheck disable=SC2016 # The guest has it.
 echo 'exit "$status"' >>"$work/job"
 printf '%s\n' "$PWD" "$cache" "$(dirname "$(executable privileged_host)")" >"$work/needed"
