@@ -6,6 +6,7 @@
 //! Must not: know pools, records, mounts or requests; write outside the directory it is given.
 
 mod copy;
+mod count;
 mod hostpath;
 mod image;
 mod progress;
@@ -18,6 +19,7 @@ use crate::volume::{Backend, ByteSize, Filesystem};
 pub use copy::{
     DirectoryCopy, ImageCopy, copy_directory, copy_image, measure_directory, seal_image,
 };
+pub use count::{Count, Found, Watcher, count_directory};
 pub use hostpath::{NewLimit, create as create_directory, limit_of_new};
 pub use image::{ImageSpec, create as create_image, grow as grow_image, identity, loops_on};
 pub use progress::Progress;

@@ -13,6 +13,7 @@ mod apply;
 mod attach;
 mod capacity;
 mod copying;
+mod counting;
 mod create;
 mod delete;
 mod delta;
@@ -38,6 +39,7 @@ mod source;
 mod stage;
 mod stats;
 mod traffic;
+mod usage;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -61,7 +63,7 @@ pub use pools::{PoolConfig, PoolReport, PoolStatus};
 pub use publish::PublishRequest;
 pub use snapshot::{FoundSnapshot, SnapshotSpec};
 pub use stage::StageRequest;
-pub use stats::{Usage, VolumeUsage};
+pub use usage::{Basis, Usage, VolumeUsage};
 
 use crate::host::Host;
 use crate::store::{Entry, Record, Resolved, StateDir, StoreError, Volume};
@@ -196,6 +198,14 @@ impl Engine {
     /// Waits until the trash of every open pool is empty or cannot be emptied. For the tests of the layers above; the daemon empties it in the background.
     pub fn drain_trash(&self) {
         self.pools.drain_trash();
+    }
+
+    /// Waits until the files of every volume that somebody asked for are counted. For the tests of the layers above; who
+    /// asks gets what is known.
+    pub fn settle_counts(&self) {
+        for pool in self.pools.here() {
+            pool.counts.settle();
+        }
     }
 
     /// Where this node is.

@@ -11,6 +11,7 @@
 //! Must not: know volumes, pools' layouts, records or gRPC.
 
 mod copying;
+mod counting;
 mod error;
 #[cfg(any(test, feature = "fake-host"))]
 pub mod fake;
@@ -25,6 +26,7 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 pub use copying::{Copying, Extent, HeldMount};
+pub use counting::Counting;
 pub use error::{CommandError, HostError};
 pub use limits::{Bounds, LimitState, Limits};
 pub use managed::{Content, Disk, ManagedPools, PoolMount, Superblock};
@@ -239,7 +241,7 @@ pub enum MountPoint {
 }
 
 /// What the layers above may ask of the machine. Every call blocks and may be repeated.
-pub trait Host: Copying + Limits + ManagedPools + Debug + Send + Sync + 'static {
+pub trait Host: Copying + Counting + Limits + ManagedPools + Debug + Send + Sync + 'static {
     /// All mounts of this mount namespace, in the order of /proc/self/mountinfo.
     fn mounts(&self) -> Result<MountTable, HostError>;
 

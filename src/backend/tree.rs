@@ -25,17 +25,17 @@ use super::{BackendError, Progress};
 use crate::host::{Host, HostError};
 use crate::volume::ByteSize;
 
-const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY);
+pub(super) const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY);
 
 fn path(name: &CStr) -> &Path {
     Path::new(OsStr::from_bytes(name.to_bytes()))
 }
 
-fn failed(operation: &'static str, name: &CStr) -> impl Fn(Errno) -> BackendError {
+pub(super) fn failed(operation: &'static str, name: &CStr) -> impl Fn(Errno) -> BackendError {
     move |e| HostError::call(operation, path(name), e).into()
 }
 
-fn how(flags: OFlag) -> OpenHow {
+pub(super) fn how(flags: OFlag) -> OpenHow {
     OpenHow::new().flags(flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW).resolve(
         ResolveFlag::RESOLVE_BENEATH
             | ResolveFlag::RESOLVE_NO_SYMLINKS
@@ -44,7 +44,7 @@ fn how(flags: OFlag) -> OpenHow {
     )
 }
 
-fn kind(stat: &FileStat) -> SFlag {
+pub(super) fn kind(stat: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
 }
 
@@ -53,13 +53,13 @@ fn mode(stat: &FileStat) -> Mode {
 }
 
 /// A place in a tree: one open directory, and which ones lie above it.
-struct Cursor {
-    here: OwnedFd,
+pub(super) struct Cursor {
+    pub(super) here: OwnedFd,
     above: Vec<(u64, u64)>,
 }
 
 impl Cursor {
-    fn new(root: BorrowedFd<'_>) -> Result<Self, BackendError> {
+    pub(super) fn new(root: BorrowedFd<'_>) -> Result<Self, BackendError> {
         let here = openat2(root, c".", how(DIRECTORY)).map_err(failed("open", c"."))?;
         Ok(Self { here, above: Vec::new() })
     }
@@ -69,7 +69,7 @@ impl Cursor {
         Ok((stat.st_dev, stat.st_ino))
     }
 
-    fn down(&mut self, name: &CStr) -> Result<(), BackendError> {
+    pub(super) fn down(&mut self, name: &CStr) -> Result<(), BackendError> {
         let below = openat2(&self.here, name, how(DIRECTORY)).map_err(failed("open", name))?;
         self.above.push(self.identity()?);
         self.here = below;
@@ -77,7 +77,7 @@ impl Cursor {
     }
 
     /// Back to where the last [`Cursor::down`] was; somebody who moves directories meanwhile leads nowhere else.
-    fn up(&mut self) -> Result<(), BackendError> {
+    pub(super) fn up(&mut self) -> Result<(), BackendError> {
         let flags = DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let above =
             openat(&self.here, c"..", flags, Mode::empty()).map_err(failed("open", c".."))?;

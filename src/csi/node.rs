@@ -47,7 +47,7 @@ fn usage(unit: Unit, usage: engine::Usage) -> VolumeUsage {
 
 fn usages(volume: engine::VolumeUsage) -> Vec<VolumeUsage> {
     match volume {
-        engine::VolumeUsage::Mounted { bytes, inodes } => {
+        engine::VolumeUsage::Mounted { bytes, inodes, .. } => {
             let inodes = inodes.map(|inodes| usage(Unit::Inodes, inodes));
             [Some(usage(Unit::Bytes, bytes)), inodes].into_iter().flatten().collect()
         }

@@ -26,6 +26,7 @@ impl Engine {
             OnDelete::Retain => Grave::Retained,
         };
         let name = located.pool.store.bury(&located.record, grave)?;
+        located.pool.counts.forget(&volume.itself());
         match grave {
             Grave::Trash => reaper::wake(&located.pool, &self.host),
             Grave::Archive | Grave::Retained => {

@@ -1,8 +1,9 @@
 //! A pool that is open for writing, with all that several use cases share of it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::counting::Counts;
 use crate::store::{Name, Pool, PoolLock};
 use crate::volume::{ByteSize, PoolTag, VolumeId};
 
@@ -39,6 +40,8 @@ pub(super) struct OpenPool {
     /// Promised to requests that have not ended.
     pub(super) in_flight: Mutex<ByteSize>,
     pub(super) reaper: Turns,
+    /// Outlives the pool for as long as a thread counts.
+    pub(super) counts: Arc<Counts>,
     /// Inline volumes whose pod was absent in the last scan.
     pub(super) orphans: Mutex<BTreeSet<VolumeId>>,
     /// How much of what a volume wrote copies that are being made will have as well.

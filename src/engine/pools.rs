@@ -254,6 +254,7 @@ impl Pools {
             overcommit: config.overcommit,
             in_flight: Mutex::default(),
             reaper: Turns::default(),
+            counts: Arc::default(),
             orphans: Mutex::default(),
             rewriting: Mutex::default(),
             store,

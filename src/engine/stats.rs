@@ -3,52 +3,9 @@
 use std::path::Path;
 
 use super::observe::MountedAs;
+use super::usage::{Basis, VolumeUsage, of_filesystem};
 use super::{Engine, EngineError, Located};
-use crate::host::Space;
-use crate::volume::{ByteSize, VolumeId};
-
-/// How much of something there is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Usage {
-    /// In all.
-    pub total: u64,
-    /// In use.
-    pub used: u64,
-    /// For ordinary users to take.
-    pub available: u64,
-}
-
-/// What a volume takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum VolumeUsage {
-    /// A mounted volume. A hostpath volume without a limit shows its pool's filesystem, which it may fill.
-    Mounted {
-        /// Bytes.
-        bytes: Usage,
-        /// Inodes; `None` where the filesystem does not count them.
-        inodes: Option<Usage>,
-    },
-    /// A raw block device: only its size can be known.
-    Device {
-        /// Bytes.
-        total: ByteSize,
-    },
-}
-
-fn mounted(space: Space) -> VolumeUsage {
-    VolumeUsage::Mounted {
-        bytes: Usage {
-            total: space.total.bytes(),
-            used: space.total.saturating_sub(space.free).bytes(),
-            available: space.available.bytes(),
-        },
-        inodes: (space.inodes > 0).then(|| Usage {
-            total: space.inodes,
-            used: space.inodes.saturating_sub(space.inodes_free),
-            available: space.inodes_free,
-        }),
-    }
-}
+use crate::volume::VolumeId;
 
 impl Engine {
     /// What a volume takes, seen at one of its mounts.
@@ -61,9 +18,9 @@ impl Engine {
 
     pub(super) fn usage(&self, located: &Located, path: &Path) -> Result<VolumeUsage, EngineError> {
         match self.mounted_as(located, path)? {
-            MountedAs::Directory => Ok(mounted(self.host.space_at(path)?)),
+            MountedAs::Directory => self.directory_usage(located),
             MountedAs::Filesystem { mount_point, .. } => {
-                Ok(mounted(self.host.space_at(&mount_point)?))
+                Ok(of_filesystem(self.host.space_at(&mount_point)?, Basis::Filesystem))
             }
             MountedAs::Device { .. } => Ok(VolumeUsage::Device { total: located.volume().size }),
         }

@@ -7,6 +7,7 @@
 //! Must not: need root, or be lenient where the kernel is not.
 
 mod copying;
+mod counting;
 mod gate;
 mod limits;
 mod managed;

@@ -7,6 +7,7 @@
 
 mod command;
 mod copying;
+mod counting;
 mod disk;
 mod errors;
 mod filesystem;

@@ -39,3 +39,5 @@ mod sizes;
 mod snapshots;
 #[cfg(test)]
 mod teardown;
+#[cfg(test)]
+mod usage;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
@@ -18,6 +19,30 @@ pub(super) struct FakeLimits {
     states: BTreeMap<u64, LimitState>,
     members: BTreeMap<FileIdentity, u64>,
     being_freed: Vec<u64>,
+    /// Of files whose owners have changed it.
+    projects: BTreeMap<PathBuf, u64>,
+}
+
+impl FakeLimits {
+    pub(super) fn set_project(&mut self, file: &Path, project: u64) {
+        self.projects.insert(file.to_owned(), project);
+    }
+
+    /// Its own, or that of the nearest directory above it that has one; zero is that of all others.
+    pub(super) fn project_at(&self, path: &Path) -> Option<u64> {
+        self.kind.filter(|kind| *kind == LimitKind::Project)?;
+        let of = |path: &Path| {
+            let own = self.projects.get(path).copied();
+            own.or_else(|| self.members.get(&identity_at(path)?).copied())
+        };
+        Some(path.ancestors().find_map(of).unwrap_or(0))
+    }
+}
+
+fn identity_at(path: &Path) -> Option<FileIdentity> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = std::fs::symlink_metadata(path).ok()?;
+    Some(FileIdentity { device: DeviceNumber::of_stat(metadata.dev()), inode: metadata.ino() })
 }
 
 fn identity(directory: BorrowedFd<'_>) -> Result<FileIdentity, HostError> {

@@ -414,3 +414,12 @@ pub(super) fn fiemap(file: BorrowedFd<'_>, start: u64, length: u64) -> nix::Resu
     unsafe { raw::fiemap(file.as_raw_fd(), &raw mut *map) }?;
     Ok(map)
 }
+
+/// Puts the calling thread into the idle class of I/O priorities (include/uapi/linux/ioprio.h).
+pub(super) fn set_io_idle() -> nix::Result<()> {
+    const WHO_PROCESS: libc::c_int = 1;
+    const CLASS_IDLE: libc::c_int = 3 << 13;
+    // SAFETY: all arguments are plain numbers; zero is the calling thread.
+    let result = unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, CLASS_IDLE) };
+    Errno::result(result).map(drop)
+}

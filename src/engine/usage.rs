@@ -1,0 +1,207 @@
+//! What a volume takes, and how that is known.
+//!
+//! Whoever asks waits for a constant number of system calls, whatever is in the volume: a limit tells its use, a filesystem
+//! of its own tells its space. A directory without a limit is counted in the background (see `counting`).
+
+use super::{Engine, EngineError, Located, counting};
+use crate::host::{Bounds, LimitState, Space};
+use crate::store::Volume;
+use crate::volume::ByteSize;
+
+/// How much of something there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// In all.
+    pub total: u64,
+    /// In use.
+    pub used: u64,
+    /// For ordinary users to take.
+    pub available: u64,
+}
+
+/// How it is known what is in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Basis {
+    /// The filesystem counts what is under the volume's limit.
+    Quota,
+    /// The volume has a filesystem of its own.
+    Filesystem,
+    /// The blocks of the volume's image.
+    Image,
+    /// Its files were counted, and the count ended then.
+    Counted(jiff::Timestamp),
+    /// Nothing is known of this volume alone: the figures are those of its pool's filesystem.
+    Pool,
+}
+
+impl Basis {
+    /// In one word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Quota => "quota",
+            Self::Filesystem => "filesystem",
+            Self::Image => "image",
+            Self::Counted(_) => "counted",
+            Self::Pool => "pool",
+        }
+    }
+}
+
+/// What a volume takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VolumeUsage {
+    /// A mounted volume.
+    Mounted {
+        /// Bytes.
+        bytes: Usage,
+        /// Inodes; `None` where the filesystem has no number of them.
+        inodes: Option<Usage>,
+        /// How what is in use is known.
+        basis: Basis,
+    },
+    /// A raw block device: only its size can be known.
+    Device {
+        /// Bytes.
+        total: ByteSize,
+    },
+}
+
+/// The figures of a filesystem.
+pub(super) fn of_filesystem(space: Space, basis: Basis) -> VolumeUsage {
+    VolumeUsage::Mounted {
+        bytes: Usage {
+            total: space.total.bytes(),
+            used: space.total.saturating_sub(space.free).bytes(),
+            available: space.available.bytes(),
+        },
+        inodes: (space.inodes > 0).then(|| Usage {
+            total: space.inodes,
+            used: space.inodes.saturating_sub(space.inodes_free),
+            available: space.inodes_free,
+        }),
+        basis,
+    }
+}
+
+/// What a volume is that has a limit.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    size: ByteSize,
+    /// What it began with and another volume wrote.
+    began: ByteSize,
+}
+
+impl From<&Volume> for Held {
+    fn from(volume: &Volume) -> Self {
+        let began = volume.shared.iter().map(|shared| shared.size);
+        let began = began.fold(ByteSize::ZERO, ByteSize::saturating_add);
+        Self { size: volume.size, began }
+    }
+}
+
+impl Held {
+    /// What it takes. Where bytes belong to who wrote them first, what it began with counts as well as what it wrote: nobody
+    /// knows how much of that replaced the other. For the same reason what only its snapshots have still counts, and so
+    /// the whole may be more than its size.
+    fn used(self, state: LimitState) -> ByteSize {
+        state.used.saturating_add(self.began).min(self.size)
+    }
+
+    /// The figures of a limit that is in force.
+    fn usage(self, state: LimitState, bounds: Bounds, space: Space) -> VolumeUsage {
+        let used = self.used(state);
+        let left = self.size.saturating_sub(used).min(bounds.bytes.saturating_sub(state.used));
+        let inodes = state.inodes.and_then(|used| {
+            let total = bounds.inodes.or_else(|| (space.inodes > 0).then_some(space.inodes))?;
+            let available = total.saturating_sub(used).min(space.inodes_free);
+            Some(Usage { total, used, available })
+        });
+        let bytes = Usage {
+            total: self.size.bytes(),
+            used: used.bytes(),
+            available: left.min(space.available).bytes(),
+        };
+        VolumeUsage::Mounted { bytes, inodes, basis: Basis::Quota }
+    }
+}
+
+impl Engine {
+    /// What a hostpath volume takes.
+    pub(super) fn directory_usage(&self, located: &Located) -> Result<VolumeUsage, EngineError> {
+        let (pool, volume) = (&located.pool, located.volume());
+        let directory = pool.store.directory();
+        let space = self.host.space(directory)?;
+        if let Some(limit) = volume.limit
+            && let Some(state) = self.host.limit_state(directory, limit)?
+            && let Some(bounds) = state.bounds
+        {
+            return Ok(Held::from(volume).usage(state, bounds, space));
+        }
+        let usage = of_filesystem(space, Basis::Pool);
+        let counted = counting::figures(pool, &self.host, &volume.itself());
+        Ok(match (usage, counted) {
+            (VolumeUsage::Mounted { bytes, inodes, .. }, Some((count, at))) => {
+                VolumeUsage::Mounted {
+                    bytes: Usage { used: count.bytes.bytes(), ..bytes },
+                    inodes: inodes.map(|inodes| Usage { used: count.inodes, ..inodes }),
+                    basis: Basis::Counted(at),
+                }
+            }
+            (usage, _) => usage,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::PoolFilesystem;
+
+    #[test]
+    fn a_limit_tells_use_and_room_and_the_pool_may_have_less() {
+        let gib = |number| ByteSize::gib(number).bytes();
+        // Size, began, in use, bound; available in the pool; used and available of the volume.
+        for (size, began, used, bound, pool, told) in [
+            (10, 0, 0, 10, 50, (0, 10)),
+            (10, 0, 4, 10, 50, (4, 6)),
+            (10, 0, 4, 10, 5, (4, 5)),
+            (10, 0, 10, 10, 50, (10, 0)),
+            // Its snapshots have 6 of what it wrote, which it may replace.
+            (10, 0, 6, 16, 50, (6, 4)),
+            (10, 0, 12, 16, 50, (10, 0)),
+            // It began with 6 that another volume wrote.
+            (10, 6, 0, 10, 50, (6, 4)),
+            (10, 6, 6, 10, 50, (10, 0)),
+            // Not grown yet.
+            (10, 0, 4, 5, 50, (4, 1)),
+        ] {
+            let space = Space {
+                filesystem: PoolFilesystem::Xfs,
+                total: ByteSize::gib(100),
+                free: ByteSize::gib(pool),
+                available: ByteSize::gib(pool),
+                inodes: 1000,
+                inodes_free: 60,
+            };
+            let held = Held { size: ByteSize::gib(size), began: ByteSize::gib(began) };
+            for (counts, most, expected) in [
+                (None, None, None),
+                (None, Some(90), None),
+                (Some(7), None, Some((1000, 7, 60))),
+                (Some(7), Some(50), Some((50, 7, 43))),
+                (Some(50), Some(50), Some((50, 50, 0))),
+            ] {
+                let bounds = Bounds { bytes: ByteSize::gib(bound), inodes: most };
+                let state =
+                    LimitState { bounds: Some(bounds), used: ByteSize::gib(used), inodes: counts };
+                let usage = held.usage(state, bounds, space);
+                let bytes = Usage { total: gib(size), used: gib(told.0), available: gib(told.1) };
+                let inodes =
+                    expected.map(|(total, used, available)| Usage { total, used, available });
+                let wanted = VolumeUsage::Mounted { bytes, inodes, basis: Basis::Quota };
+                assert_eq!(usage, wanted, "{held:?} {state:?}");
+            }
+        }
+    }
+}
