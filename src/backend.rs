@@ -21,7 +21,9 @@ pub use copy::{
 };
 pub use count::{Count, Found, Watcher, count_directory};
 pub use hostpath::{NewLimit, create as create_directory, limit_of_new};
-pub use image::{ImageSpec, create as create_image, grow as grow_image, identity, loops_on};
+pub use image::{
+    ImageSpec, create as create_image, fill_holes, grow as grow_image, identity, loops_on,
+};
 pub use progress::Progress;
 
 /// A failure with a volume's data. `Display` leaves out the source; whoever prints it prints the chain.

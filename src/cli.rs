@@ -3,6 +3,7 @@
 //! Must not: do what the engine does. Commands that only read work while the daemon runs and while it is down.
 
 mod config;
+mod create;
 mod pool;
 mod serve;
 mod snapshot;

@@ -12,6 +12,7 @@
 mod apply;
 mod attach;
 mod capacity;
+mod check;
 mod copying;
 mod counting;
 mod create;
@@ -25,6 +26,7 @@ mod health;
 mod inline;
 mod limits;
 mod list;
+mod managed;
 mod metadata;
 mod modify;
 mod observe;
@@ -47,6 +49,7 @@ use std::sync::{Arc, Mutex};
 
 pub use attach::AttachRequest;
 pub use capacity::{Capacity, CapacityQuery};
+pub use check::{CheckReport, check_pool};
 pub use create::Created;
 pub use delta::Range;
 pub use error::{EngineError, chain};
@@ -57,6 +60,7 @@ pub use health::{
 };
 pub use inline::InlineRequest;
 pub use list::Listed;
+pub use managed::{CreatePool, PoolBase, create_word, smallest_image, unmount_pool};
 pub use metadata::{Metadata, MetadataQuery};
 pub use open_pool::Reserve;
 pub use pools::{PoolConfig, PoolReport, PoolStatus};

@@ -1,7 +1,7 @@
 //! A loop volume: a disk image. It is formatted once, at birth; later it only grows.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::stat::fstat;
@@ -77,6 +77,17 @@ pub(super) fn extend(
                 .map_err(|e| HostError::call("reserve blocks of", IMAGE, e))
         }
     }
+}
+
+/// Reserves the blocks that an image lacks; what is written stays.
+///
+/// # Errors
+/// A system call failed; no room is ENOSPC.
+pub fn fill_holes(image: BorrowedFd<'_>) -> Result<(), BackendError> {
+    let failed = |e| HostError::call("reserve blocks of", IMAGE, e);
+    let length = ByteSize::new(u64::try_from(fstat(image).map_err(failed)?.st_size).unwrap_or(0));
+    fallocate(image, FallocateFlags::empty(), 0, length.as_i64()).map_err(failed)?;
+    Ok(fsync(image).map_err(failed)?)
 }
 
 /// What identifies the image to the kernel.

@@ -6,9 +6,10 @@ use clap::Args;
 use serde::Deserialize;
 
 use super::Failure;
+use super::create::{self, CreateEntry};
 use super::table::Output;
 use crate::engine::{PoolConfig, Reserve};
-use crate::volume::{ByteSize, Key, Topology};
+use crate::volume::{Key, Topology};
 
 /// Where pools are, and what must be known of them.
 #[derive(Debug, Args)]
@@ -16,7 +17,7 @@ pub(super) struct PoolArgs {
     /// A pool: its name and its directory. May be given more than once
     #[arg(long = "pool", value_name = "NAME=PATH", env = "ORLOP_POOL", value_delimiter = ',')]
     pools: Vec<String>,
-    /// A TOML file with [[pool]] entries: name, path, reserve, overcommit
+    /// A TOML file with [[pool]] entries: name, path, reserve, overcommit, create
     #[arg(long, value_name = "FILE", env = "ORLOP_CONFIG")]
     config: Option<PathBuf>,
     /// Where the driver keeps what must be known while a pool is away
@@ -45,7 +46,9 @@ struct ConfigFile {
 #[serde(deny_unknown_fields)]
 struct PoolEntry {
     name: String,
-    path: PathBuf,
+    /// A managed pool has a place of its own.
+    path: Option<PathBuf>,
+    create: Option<CreateEntry>,
     /// Bytes (`10GiB`) or percent (`5%`).
     reserve: Option<String>,
     overcommit: Option<f64>,
@@ -84,27 +87,22 @@ fn reserve(text: &str) -> Result<Reserve, Failure> {
         let percent = percent.trim().parse::<u8>().ok().filter(|percent| *percent <= 100);
         return percent.map(Reserve::Percent).ok_or_else(|| wrong().into());
     }
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let shift = match unit.trim() {
-        "" | "B" => 0,
-        "KiB" => 10,
-        "MiB" => 20,
-        "GiB" => 30,
-        "TiB" => 40,
-        _ => return Err(wrong().into()),
-    };
-    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1_u64 << shift));
-    bytes.map(|bytes| Reserve::Bytes(ByteSize::new(bytes))).ok_or_else(|| wrong().into())
+    create::size(text).map(Reserve::Bytes).ok_or_else(|| wrong().into())
 }
 
 fn from_flag(text: &str) -> Result<PoolConfig, Failure> {
     let (name, path) =
         text.split_once('=').ok_or_else(|| format!("--pool {text:?}: give NAME=PATH"))?;
-    Ok(PoolConfig { name: name.to_owned(), path: path.into(), reserve: None, overcommit: 1.0 })
+    Ok(PoolConfig {
+        name: name.to_owned(),
+        path: path.into(),
+        reserve: None,
+        overcommit: 1.0,
+        create: None,
+    })
 }
 
-fn from_file(file: &Path) -> Result<Vec<PoolConfig>, Failure> {
+fn from_file(file: &Path, root_dir: &Path) -> Result<Vec<PoolConfig>, Failure> {
     let text =
         std::fs::read_to_string(file).map_err(|e| format!("read {}: {e}", file.display()))?;
     let parsed: ConfigFile =
@@ -119,7 +117,19 @@ fn from_file(file: &Path) -> Result<Vec<PoolConfig>, Failure> {
             .into());
         }
         let reserve = entry.reserve.as_deref().map(reserve).transpose()?;
-        Ok(PoolConfig { name: entry.name, path: entry.path, reserve, overcommit })
+        let create = entry.create.map(|create| create.checked(&entry.name)).transpose()?;
+        let path = match (entry.path, &create) {
+            (Some(path), _) => path,
+            (None, Some(_)) => root_dir.join("pools").join(&entry.name),
+            (None, None) => {
+                return Err(format!(
+                    "pool {}: give path, the directory of the pool, or create, and the driver makes one",
+                    entry.name
+                )
+                .into());
+            }
+        };
+        Ok(PoolConfig { name: entry.name, path, reserve, overcommit, create })
     };
     parsed.pool.into_iter().map(pool).collect()
 }
@@ -132,7 +142,7 @@ impl PoolArgs {
             pools.push(from_flag(text)?);
         }
         if let Some(file) = &self.config {
-            pools.extend(from_file(file)?);
+            pools.extend(from_file(file, &self.root_dir)?);
         }
         if pools.is_empty() {
             return Err("no pool is configured; give --pool NAME=PATH or --config FILE".into());
@@ -190,6 +200,7 @@ pub(super) fn topology(driver_name: &str, node_id: &str) -> Topology {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::volume::ByteSize;
 
     #[test]
     fn reserves_are_sizes_or_shares() {

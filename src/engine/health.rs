@@ -157,7 +157,10 @@ impl Engine {
             Ok(None) => return Err(EngineError::no_volume(id)),
             Ok(Some(located)) => {
                 let grows = takes_blocks_later(&located);
-                let wanted = |condition| grows || condition != Condition::PoolNearlyFull;
+                let wanted = |condition| {
+                    condition != Condition::PoolSparse
+                        && (grows || condition != Condition::PoolNearlyFull)
+                };
                 findings.append(&self.pool_findings_once(&located.pool, round), wanted);
                 self.volume_findings(&located, round, &mut findings);
                 self.path_findings(&located, paths, &mut findings)?;

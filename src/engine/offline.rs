@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use super::pools::{new_marker, random};
-use super::{EngineError, PoolConfig, chain};
+use super::{EngineError, PoolConfig, chain, create_word};
 use crate::host::linux::LinuxHost;
 use crate::host::{Copying as _, Host, PoolFilesystem};
 use crate::store::{
@@ -35,6 +35,8 @@ pub struct PoolLine {
     pub shares_blocks: Option<bool>,
     /// Its directories are subvolumes, so that copies of hostpath volumes are instant.
     pub has_subvolumes: bool,
+    /// What a managed pool is made as, or `directory`.
+    pub kind: String,
     /// What its volumes were promised, deleted ones that are still there included.
     pub promised: ByteSize,
     /// The size of its filesystem.
@@ -124,6 +126,7 @@ pub fn pools(configured: &[PoolConfig]) -> Vec<PoolLine> {
             snapshots: 0,
             shares_blocks: None,
             has_subvolumes: false,
+            kind: config.create.as_ref().map_or_else(|| "directory".to_owned(), create_word),
             promised: ByteSize::ZERO,
             total: None,
             available: None,

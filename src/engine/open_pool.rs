@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::counting::Counts;
+use super::managed::Foundation;
 use crate::store::{Name, Pool, PoolLock};
 use crate::volume::{ByteSize, PoolTag, VolumeId};
 
@@ -46,6 +47,8 @@ pub(super) struct OpenPool {
     pub(super) orphans: Mutex<BTreeSet<VolumeId>>,
     /// How much of what a volume wrote copies that are being made will have as well.
     pub(super) rewriting: Mutex<BTreeMap<Name, ByteSize>>,
+    /// What a managed pool is on.
+    pub(super) foundation: Option<Foundation>,
     /// Held for as long as the pool is open.
     #[expect(dead_code, reason = "what counts is that it is held")]
     pub(super) lock: PoolLock,

@@ -9,6 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::managed::{self, CreatePool, Foundation, Ground};
 use super::open_pool::{OpenPool, Reserve, Turns};
 use super::reaper;
 use super::{EngineConfig, EngineError, chain};
@@ -27,6 +28,8 @@ pub struct PoolConfig {
     pub reserve: Option<Reserve>,
     /// Bytes promised for each real one; thick images are never overcommitted.
     pub overcommit: f64,
+    /// A managed pool: its filesystem is made once, and mounted at `path`.
+    pub create: Option<CreatePool>,
 }
 
 /// How a pool is.
@@ -92,6 +95,7 @@ pub(super) struct Pools {
     slots: Vec<Slot>,
     host: Arc<dyn Host>,
     state: Arc<StateDir>,
+    root_dir: PathBuf,
     init: bool,
     /// A pool on the filesystem of one of these keeps a larger reserve.
     system_paths: Vec<PathBuf>,
@@ -145,6 +149,7 @@ impl Pools {
             slots: config.pools.iter().map(slot).collect(),
             host,
             state,
+            root_dir: config.root_dir.clone(),
             init: config.init_pools,
             system_paths,
         }
@@ -217,6 +222,9 @@ impl Pools {
     fn open(&self, config: &PoolConfig) -> Result<OpenPool, EngineError> {
         let lock = self.state.lock(&config.name)?;
         let known = self.state.known(&config.name)?;
+        let foundation = self.prepare(config, known.is_some())?;
+        let may_init = self.init && config.create.is_none()
+            || foundation.as_ref().is_some_and(|foundation| foundation.is_new);
         match (Pool::look(&config.path)?, &known) {
             (PoolLook::Pool(marker), Some(known)) if !marker.is_or_was(known) => {
                 return Err(EngineError::Away(format!(
@@ -230,7 +238,7 @@ impl Pools {
                     "its marker pool.json (pool {known}) is not there; its disk is probably not mounted"
                 )));
             }
-            (PoolLook::Absent | PoolLook::Empty, None) if self.init => {
+            (PoolLook::Absent | PoolLook::Empty, None) if may_init => {
                 Pool::init(&config.path, &new_marker(&config.name)?)?;
             }
             (PoolLook::Absent | PoolLook::Empty, None) => {
@@ -258,9 +266,22 @@ impl Pools {
             orphans: Mutex::default(),
             rewriting: Mutex::default(),
             store,
+            foundation,
             lock,
         };
         Ok(store)
+    }
+
+    /// Sees to it that the filesystem of a managed pool is mounted.
+    fn prepare(&self, config: &PoolConfig, known: bool) -> Result<Option<Foundation>, EngineError> {
+        let ground = Ground {
+            host: &*self.host,
+            state: &self.state,
+            root_dir: &self.root_dir,
+            system: &self.system_paths,
+        };
+        let create = config.create.as_ref();
+        create.map(|create| managed::prepare(&ground, config, create, known)).transpose()
     }
 
     /// Kubelet evicts pods at 10 to 15 % free, so a pool must not take a shared filesystem that far.

@@ -114,9 +114,8 @@ pub trait ManagedPools {
     /// The UUID of the filesystem mounted at a path; `None` when it has none that can be asked for.
     fn mounted_uuid(&self, path: &Path) -> Result<Option<FilesystemUuid>, HostError>;
 
-    /// Switches the quota of a new, mounted btrfs on: simple quota, or on kernels before 6.7 the one with full accounting.
-    /// Answers what it is, in words; elsewhere `None`. One that is on stays as it is.
-    fn enable_quota(&self, path: &Path) -> Result<Option<&'static str>, HostError>;
+    /// A loop device hands blocks back to the filesystem of its image when it is told to discard them.
+    fn takes_discards(&self, loop_number: u32) -> bool;
 
     /// The size of a block device.
     fn device_size(&self, path: &Path) -> Result<ByteSize, HostError>;

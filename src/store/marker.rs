@@ -110,6 +110,14 @@ pub(super) fn open_path(path: &Path) -> Result<Option<OwnedFd>, StoreError> {
     }
 }
 
+/// Opens a directory that must be there.
+///
+/// # Errors
+/// It is not, or a system call failed.
+pub fn open_directory(path: &Path) -> Result<OwnedFd, StoreError> {
+    open_path(path)?.ok_or_else(|| StoreError::io("open", path, nix::errno::Errno::ENOENT))
+}
+
 /// What lies at a path.
 ///
 /// # Errors
@@ -165,7 +173,10 @@ pub(super) fn init(path: &Path, marker: &Marker) -> Result<(), StoreError> {
 }
 
 /// Makes a directory with its parents, mode 0700, and flushes each that is new into its parent.
-pub(super) fn make_path(path: &Path) -> Result<(), StoreError> {
+///
+/// # Errors
+/// A system call failed.
+pub fn make_path(path: &Path) -> Result<(), StoreError> {
     use std::os::unix::fs::DirBuilderExt;
     if path.is_dir() {
         return Ok(());

@@ -1,11 +1,11 @@
 //! `<root>/state/`: what must be known while a pool is away.
 //!
 //! `<name>.lock` is held by the one daemon that writes to the pool of that name. `<name>.pool.json` holds its UUID: an
-//! unmounted disk looks exactly like an empty directory, and only this tells them apart. `forgotten/<id>` is the
-//! operator's word that a volume will never come back. `frozen/<id>` says that the driver has frozen, or is about to
-//! freeze, the filesystem of a volume.
+//! unmounted disk looks exactly like an empty directory, and only this tells them apart. `<name>.managed.json` says which
+//! filesystem a managed pool is on (see `managed`). `forgotten/<id>` is the operator's word that a volume will never come
+//! back. `frozen/<id>` says that the driver has frozen, or is about to freeze, the filesystem of a volume.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg, OFlag};
@@ -58,6 +58,15 @@ impl StateDir {
         }
         dir::sync(&fd, &path)?;
         Ok(Self { path, fd })
+    }
+
+    /// Where it is, for messages.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn directory(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
     /// Takes the lock of a pool name.

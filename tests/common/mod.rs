@@ -56,6 +56,7 @@ impl Machine {
             path: self.pool(name),
             reserve: Some(Reserve::Bytes(ByteSize::ZERO)),
             overcommit: 1.0,
+            create: None,
         };
         let config = EngineConfig {
             root_dir: self.path("root"),

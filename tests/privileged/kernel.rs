@@ -77,6 +77,15 @@ pub(crate) fn unmount_all(dir: &Path) {
     }
 }
 
+/// Lets the mount points of managed pools be removed.
+pub(crate) fn unseal_all(dir: &Path) {
+    if let Some(below) = dir.to_str().filter(|_| dir.exists()) {
+        // Links, sockets and devices have no such flag, which makes chattr complain.
+        let _complaint =
+            std::process::Command::new("chattr").args(["-R", "-f", "-i", below]).output();
+    }
+}
+
 /// Detaches every loop device on a file below a directory, views before what they lie on.
 pub(crate) fn detach_all(dir: &Path) {
     let mut loops = loops_below(dir);

@@ -22,7 +22,7 @@ use std::process::Command;
 use std::time::Duration;
 
 pub(crate) use kernel::{
-    can_grow_mounted_ext4, detach_all, loops_below, mounts_below, unmount_all,
+    can_grow_mounted_ext4, detach_all, loops_below, mounts_below, unmount_all, unseal_all,
 };
 
 /// Names the directory of a test to the process that runs it.
@@ -54,8 +54,11 @@ impl Sandbox {
 
     /// Undoes what is mounted and attached in it.
     pub(crate) fn clear(&self) {
+        // First what lies in a pool that has a mount of its own: when that is gone the paths lead nowhere.
+        detach_all(&self.dir);
         unmount_all(&self.dir);
         detach_all(&self.dir);
+        unseal_all(&self.dir);
     }
 
     /// A new directory in it, with its parents.
@@ -128,6 +131,7 @@ fn outside(name: &str) {
     } else {
         // Mounts and processes have gone with their namespaces.
         detach_all(&dir);
+        unseal_all(&dir);
         temporary.close().unwrap();
     }
     assert!(begun, "the test {name} did not begin: {}", output.status);

@@ -61,13 +61,21 @@ impl Driver {
     }
 
     fn start_as(sandbox: &Sandbox, flags: &'static [&'static str], fault: Option<&str>) -> Self {
-        for dir in ["pool", "kubelet"] {
-            sandbox.make_dir(dir);
-        }
+        sandbox.make_dir("pool");
         // No reserve: a disk that is rather full must not decide about a test.
         let pool = sandbox.path("pool");
         let config = format!("[[pool]]\nname = \"p\"\npath = {pool:?}\nreserve = \"0\"\n");
         std::fs::write(sandbox.path("orlop.toml"), config).unwrap();
+        Self::begin(sandbox, flags, fault)
+    }
+
+    /// A driver with the configuration that is in `<sandbox>/orlop.toml`.
+    pub(crate) fn start_configured(sandbox: &Sandbox, fault: Option<&str>) -> Self {
+        Self::begin(sandbox, &[], fault)
+    }
+
+    fn begin(sandbox: &Sandbox, flags: &'static [&'static str], fault: Option<&str>) -> Self {
+        sandbox.make_dir("kubelet");
         let child = Arc::new(Mutex::new(spawn(sandbox, flags, fault)));
         let client = Client::new(socket(sandbox));
         let mut driver = Self {

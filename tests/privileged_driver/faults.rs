@@ -21,7 +21,8 @@ pub(crate) struct Cases {
 }
 
 /// The beginnings of the points that other tests have: those of `inline` and of `snapshots`.
-const ELSEWHERE: [&str; 4] = ["engine.inline.", "engine.freeze.", "backend.copy.", "host.renew."];
+const ELSEWHERE: [&str; 5] =
+    ["engine.inline.", "engine.freeze.", "backend.copy.", "host.renew.", "managed."];
 
 /// The points of this driver in the life of a volume that begins empty and has a claim.
 fn points() -> Vec<&'static str> {

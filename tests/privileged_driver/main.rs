@@ -30,6 +30,10 @@ mod inline;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
+mod managed;
+#[cfg(test)]
+mod managed_faults;
+#[cfg(test)]
 mod obstacles;
 #[cfg(test)]
 mod pods;

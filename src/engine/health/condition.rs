@@ -136,6 +136,9 @@ conditions! {
     PoolFilesystemErrors: Degraded, Degraded;
         "the kernel has counted errors on the pool's filesystem";
         "check the disk and, unmounted, the filesystem";
+    PoolSparse: Degraded, Degraded;
+        "the image of a managed pool is sparse, so its writers fail when the filesystem below is full; told of the pool only";
+        "set `sparse = false` for more than a trial";
     PoolNearlyFull: Degraded, Degraded;
         "less is available than the reserve, which counts as at most 5 % and at least 1 % here: volumes that take their blocks when they write will fail";
         "free some space, or make the filesystem larger";

@@ -30,6 +30,9 @@ impl Engine {
             Ok(None) => {}
             Err(error) => findings.add(Condition::PoolReadOnly, &format!("{who}: {error}")),
         }
+        if pool.foundation.as_ref().is_some_and(|foundation| foundation.is_sparse) {
+            findings.add(Condition::PoolSparse, &format!("{who}: its image is sparse"));
+        }
         match self.host.space(pool.store.directory()) {
             Ok(space) => {
                 let least = threshold(pool, space);

@@ -11,6 +11,7 @@ fn pools(home: &Path, names: &[&str], init: bool) -> Pools {
         path: home.join(name),
         reserve: None,
         overcommit: 1.0,
+        create: None,
     };
     let config = EngineConfig {
         root_dir: home.join("root"),

@@ -107,9 +107,8 @@ impl ManagedPools for FakeHost {
         }
     }
 
-    fn enable_quota(&self, path: &Path) -> Result<Option<&'static str>, HostError> {
-        drop(self.enter("enable_quota", path)?);
-        Ok(None)
+    fn takes_discards(&self, _loop_number: u32) -> bool {
+        false
     }
 
     fn device_size(&self, path: &Path) -> Result<ByteSize, HostError> {

@@ -56,6 +56,10 @@ pub(super) fn open(path: &Path) -> Result<Option<Disk>, HostError> {
     }
     let size =
         sys::device_size(file.as_fd()).map_err(|e| failed("ask the size of", path)(e.into()))?;
+    // A reader of cards without a card, a loop device without a file.
+    if size == 0 {
+        return Ok(None);
+    }
     let number = DeviceNumber::of_stat(metadata.rdev());
     let file = Flock::lock(file, FlockArg::LockExclusiveNonblock)
         .map_err(|(_, e)| HostError::call("lock (another program works on it)", path, e))?;

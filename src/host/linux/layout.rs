@@ -186,19 +186,6 @@ impl BtrfsFsInfo {
     pub(super) const EMPTY: Self = Self { max_id: 0, devices: 0, uuid: [0; 16], rest: [0; 124] };
 }
 
-/// `struct btrfs_ioctl_quota_ctl_args`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-pub(super) struct BtrfsQuota {
-    pub(super) command: u64,
-    pub(super) status: u64,
-}
-
-/// `BTRFS_QUOTA_CTL_ENABLE`
-pub(super) const BTRFS_QUOTA_FULL: u64 = 1;
-/// `BTRFS_QUOTA_CTL_ENABLE_SIMPLE_QUOTA` (Linux 6.7)
-pub(super) const BTRFS_QUOTA_SIMPLE: u64 = 4;
-
 /// How many extents one call of FS_IOC_FIEMAP asks for.
 pub(super) const FIEMAP_EXTENTS: usize = 256;
 

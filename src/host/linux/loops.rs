@@ -402,6 +402,11 @@ fn refuses_discards(number: u32) -> bool {
         && at("queue/discard_max_hw_bytes").is_some_and(|most| most > 0)
 }
 
+/// Blocks can be given back.
+pub(super) fn takes_discards(number: u32) -> bool {
+    read_number(&sysfs(number, "queue/discard_max_bytes")).is_some_and(|most| most > 0)
+}
+
 /// Switching discards off outlives the attachment, and the kernel does not switch them on again (with none allowed
 /// their granularity is 0, of which nothing else is a multiple). So a thin image gets a device that is made anew.
 fn renew_if_spoilt(control: &File, number: u32, allocation: Allocation) {

@@ -12,9 +12,8 @@ use nix::unistd::fsync;
 use sys_mount::MountFlags;
 
 use super::format::{pool_command, reserve_again};
-use super::layout::{BTRFS_QUOTA_FULL, BTRFS_QUOTA_SIMPLE};
 use super::mounts::{self, fd_path};
-use super::{LinuxHost, disk, sys};
+use super::{LinuxHost, disk, loops, sys};
 use crate::fault;
 use crate::host::{Content, Disk, HostError, ManagedPools, MountPoint, PoolMount};
 use crate::volume::{ByteSize, Filesystem, FilesystemUuid};
@@ -183,20 +182,8 @@ impl ManagedPools for LinuxHost {
         uuid.map(|bytes| Some(FilesystemUuid::from_bytes(bytes))).map_err(failed)
     }
 
-    fn enable_quota(&self, path: &Path) -> Result<Option<&'static str>, HostError> {
-        let failed = |e: Errno| HostError::call("switch quotas on for", path, e);
-        let mount: OwnedFd = open(path, DIRECTORY, Mode::empty()).map_err(failed)?;
-        if fstatfs(&mount).map_err(failed)?.filesystem_type() != BTRFS_SUPER_MAGIC {
-            return Ok(None);
-        }
-        match sys::btrfs_quota(mount.as_fd(), BTRFS_QUOTA_SIMPLE) {
-            Ok(()) => Ok(Some("simple quota")),
-            Err(Errno::EINVAL | Errno::EOPNOTSUPP) => {
-                sys::btrfs_quota(mount.as_fd(), BTRFS_QUOTA_FULL).map_err(failed)?;
-                Ok(Some("quota with full accounting, because this kernel is older than Linux 6.7"))
-            }
-            Err(e) => Err(failed(e)),
-        }
+    fn takes_discards(&self, loop_number: u32) -> bool {
+        loops::takes_discards(loop_number)
     }
 
     fn device_size(&self, path: &Path) -> Result<ByteSize, HostError> {

@@ -21,16 +21,16 @@ use std::path::Path;
 use nix::errno::Errno;
 
 use super::layout::{
-    BTRFS_NAME, BTRFS_SUBVOL_RDONLY, BtrfsArgs, BtrfsFsInfo, BtrfsInner, BtrfsQuota,
-    BtrfsSnapshotArgs, FIEMAP_EXTENTS, FIEMAP_FLAG_SYNC, FSCONFIG_CMD_CREATE, FSCONFIG_SET_FLAG,
-    FSCONFIG_SET_STRING, FSMOUNT_CLOEXEC, FSOPEN_CLOEXEC, Fiemap, LoopConfig, LoopInfo,
-    MOVE_MOUNT_F_EMPTY_PATH, MountAttr, OPEN_TREE_CLONE, XfsGeometry, XfsGrow,
+    BTRFS_NAME, BTRFS_SUBVOL_RDONLY, BtrfsArgs, BtrfsFsInfo, BtrfsInner, BtrfsSnapshotArgs,
+    FIEMAP_EXTENTS, FIEMAP_FLAG_SYNC, FSCONFIG_CMD_CREATE, FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING,
+    FSMOUNT_CLOEXEC, FSOPEN_CLOEXEC, Fiemap, LoopConfig, LoopInfo, MOVE_MOUNT_F_EMPTY_PATH,
+    MountAttr, OPEN_TREE_CLONE, XfsGeometry, XfsGrow,
 };
 
 mod raw {
     use super::{
-        BtrfsArgs, BtrfsFsInfo, BtrfsInner, BtrfsQuota, BtrfsSnapshotArgs, Fiemap, LoopConfig,
-        LoopInfo, XfsGeometry, XfsGrow,
+        BtrfsArgs, BtrfsFsInfo, BtrfsInner, BtrfsSnapshotArgs, Fiemap, LoopConfig, LoopInfo,
+        XfsGeometry, XfsGrow,
     };
     use crate::host::linux::layout::FIEMAP_HEADER;
 
@@ -64,7 +64,6 @@ mod raw {
     nix::ioctl_write_ptr!(btrfs_snapshot, 0x94, 23, BtrfsSnapshotArgs);
     nix::ioctl_readwrite!(btrfs_inner, 0x94, 61, BtrfsInner);
     nix::ioctl_read!(btrfs_fs_info, 0x94, 31, BtrfsFsInfo);
-    nix::ioctl_readwrite!(btrfs_quota, 0x94, 40, BtrfsQuota);
     nix::ioctl_write_int_bad!(clone_file, nix::request_code_write!(0x94, 9, size_of::<i32>()));
     nix::ioctl_write_int_bad!(freeze, nix::request_code_readwrite!(b'X', 119, size_of::<i32>()));
     nix::ioctl_write_int_bad!(thaw, nix::request_code_readwrite!(b'X', 120, size_of::<i32>()));
@@ -378,13 +377,6 @@ pub(super) fn btrfs_info(mount: BorrowedFd<'_>) -> nix::Result<BtrfsFsInfo> {
     // SAFETY: `info` is a live `struct btrfs_ioctl_fs_info_args`, every bit pattern of which is valid.
     unsafe { raw::btrfs_fs_info(mount.as_raw_fd(), &raw mut info) }?;
     Ok(info)
-}
-
-/// `BTRFS_IOC_QUOTA_CTL`
-pub(super) fn btrfs_quota(mount: BorrowedFd<'_>, command: u64) -> nix::Result<()> {
-    let mut request = BtrfsQuota { command, status: 0 };
-    // SAFETY: `request` is a live `struct btrfs_ioctl_quota_ctl_args`.
-    unsafe { raw::btrfs_quota(mount.as_raw_fd(), &raw mut request) }.map(drop)
 }
 
 /// `FICLONE`
