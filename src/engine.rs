@@ -40,6 +40,7 @@ mod snapshot;
 mod source;
 mod stage;
 mod stats;
+mod strays;
 mod traffic;
 mod usage;
 
@@ -67,7 +68,7 @@ pub use pools::{PoolConfig, PoolReport, PoolStatus};
 pub use publish::PublishRequest;
 pub use snapshot::{FoundSnapshot, SnapshotSpec};
 pub use stage::StageRequest;
-pub use usage::{Basis, Usage, VolumeUsage};
+pub use usage::{Basis, Usage, Used, VolumeUsage};
 
 use crate::host::Host;
 use crate::store::{Entry, Record, Resolved, StateDir, StoreError, Volume};

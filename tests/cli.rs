@@ -43,7 +43,7 @@ fn every_command_tells_its_flags() {
         (vec!["pool", "list"], vec!["--pool", "--config", "--output"]),
         (vec!["pool", "new-uuid"], vec!["<PATH>"]),
         (vec!["volume"], vec!["list", "forget"]),
-        (vec!["volume", "list"], vec!["--pool", "--config", "--output"]),
+        (vec!["volume", "list"], vec!["--pool", "--config", "--output", "--count"]),
         (vec!["volume", "forget"], vec!["--pool", "--root-dir", "<ID>"]),
         (vec!["snapshot"], vec!["list", "forget"]),
         (vec!["snapshot", "forget"], vec!["--pool", "--root-dir", "<ID>"]),
@@ -188,6 +188,14 @@ fn lists_are_the_same_with_the_daemon_up_and_down() {
     assert_eq!(state("ready")["id"], id.as_str());
     assert_eq!(state("ready")["name"], "first\nvolume");
     assert_eq!(state("ready")["sizeBytes"], 1 << 20);
+    // A directory that no limit counts is counted only when that is asked for.
+    let counted = prints(&["volume", "list", "--pool", &pool, "-o", "json", "--count"]);
+    let counted = json(&counted).into_iter().find(|volume| volume["state"] == "ready").unwrap();
+    assert_eq!((&counted["usedBasis"], &counted["usedInodes"]), (&"counted".into(), &1.into()));
+    assert!(counted["usedBytes"].is_u64(), "{counted}");
+    for field in ["usedBytes", "usedInodes", "usedBasis"] {
+        assert!(state("ready")[field].is_null(), "{volume_json}");
+    }
     assert_eq!(state("damaged")["key"], damaged);
     assert!(state("damaged")["reason"].is_string());
     // A name must not break the table.

@@ -48,6 +48,18 @@ pub trait Watcher {
     fn found(&mut self, found: &Found<'_>);
 }
 
+/// Has it done without a pause.
+#[derive(Debug)]
+pub struct AtOnce;
+
+impl Watcher for AtOnce {
+    fn goes_on(&mut self) -> bool {
+        true
+    }
+
+    fn found(&mut self, _found: &Found<'_>) {}
+}
+
 /// Something in a directory that is counted.
 #[derive(Debug)]
 pub struct Found<'a> {

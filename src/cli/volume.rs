@@ -15,9 +15,18 @@ use crate::volume::VolumeId;
 #[derive(Debug, Subcommand)]
 pub(super) enum VolumeCommand {
     /// List the volumes of the configured pools, also while the daemon is down
-    List(ListArgs),
+    List(VolumeListArgs),
     /// Give up a volume whose pool will not come back, so that Kubernetes can delete it
     Forget(ForgetArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VolumeListArgs {
+    #[command(flatten)]
+    list: ListArgs,
+    /// Count the files of directories whose use no limit tells; reads all of them
+    #[arg(long)]
+    count: bool,
 }
 
 #[derive(Debug, Args)]
@@ -43,10 +52,10 @@ pub(super) fn run(command: &VolumeCommand) -> Result<(), Failure> {
     }
 }
 
-fn list(args: &ListArgs) -> Result<(), Failure> {
-    let pools = args.pools.pools()?;
-    let (volumes, away) = offline::volumes(&pools);
-    print(args.output, &volumes, &offline::copies(&pools, Kind::Volume))?;
+fn list(args: &VolumeListArgs) -> Result<(), Failure> {
+    let pools = args.list.pools.pools()?;
+    let (volumes, away) = offline::volumes(&pools, args.count);
+    print(args.list.output, &volumes, &offline::copies(&pools, Kind::Volume))?;
     if away.is_empty() {
         Ok(())
     } else {
@@ -74,6 +83,9 @@ fn json_of(volume: &VolumeLine) -> serde_json::Value {
             "state": "ready",
             "backend": record.resolved.backend().as_str(),
             "sizeBytes": record.size.bytes(),
+            "usedBytes": volume.used.map(|used| used.bytes.bytes()),
+            "usedInodes": volume.used.and_then(|used| used.inodes),
+            "usedBasis": volume.used.map(|used| used.basis.as_str()),
             "created": record.created,
             "onDelete": record.on_delete.as_str(),
             "source": record.request.source.as_ref().map(ToString::to_string),
@@ -101,12 +113,14 @@ fn row_of(volume: &VolumeLine) -> Vec<String> {
             volume.pool.clone(),
             record.resolved.backend().to_string(),
             record.size.to_string(),
+            volume.used.map_or_else(|| "-".to_owned(), |used| used.bytes.to_string()),
             state(record),
         ],
         Err(reason) => vec![
             volume.key.to_string(),
             String::new(),
             volume.pool.clone(),
+            String::new(),
             String::new(),
             String::new(),
             reason.clone(),
@@ -121,8 +135,9 @@ fn print(output: Output, volumes: &[VolumeLine], copies: &[CopyLine]) -> Result<
     }
     let copy = |copy: &CopyLine| {
         let [key, pool, state] = table::copy_cells(copy);
-        vec![key, String::new(), pool, String::new(), String::new(), state]
+        let empty = String::new;
+        vec![key, empty(), pool, empty(), empty(), empty(), state]
     };
     let rows: Vec<_> = volumes.iter().map(row_of).chain(copies.iter().map(copy)).collect();
-    Ok(table::print(&["ID", "NAME", "POOL", "BACKEND", "SIZE", "STATE"], &rows)?)
+    Ok(table::print(&["ID", "NAME", "POOL", "BACKEND", "SIZE", "USED", "STATE"], &rows)?)
 }

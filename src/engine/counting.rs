@@ -4,6 +4,8 @@
 //! thread works a quarter of the time at most and yields the disk, so that pods do not feel it; it ends soon after its
 //! volume was deleted, or its pool went away.
 //!
+//! The same thread looks for strays (see `strays`) when it is time for that.
+//!
 //! Must not: keep a pool open, or make anybody wait.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,9 +17,11 @@ use jiff::Timestamp;
 
 use super::chain;
 use super::open_pool::OpenPool;
+use super::strays::{self, Strays};
 use crate::backend::{self, BackendError, Count, Found, Watcher};
 use crate::host::Host;
 use crate::store::Name;
+use crate::volume::LimitKind;
 
 /// A count is taken again when it is so old, and no sooner than after four times what it took.
 const FRESH: Duration = Duration::from_secs(300);
@@ -45,6 +49,8 @@ struct State {
     /// One small entry for each volume that somebody asked for.
     known: BTreeMap<Name, Known>,
     waiting: BTreeSet<Name>,
+    /// It is time to look for files that no limit counts.
+    look: bool,
     /// There is a thread.
     running: bool,
     /// What it counts, until that is called off.
@@ -52,11 +58,37 @@ struct State {
     last: Option<Name>,
 }
 
+/// What the thread does.
+#[derive(Debug, PartialEq, Eq)]
+enum Task {
+    /// Count the files of a volume.
+    Count(Name),
+    /// Look for files that no limit counts.
+    Look,
+}
+
+impl State {
+    /// The next volume to count, in turn.
+    fn next(&mut self) -> Option<Name> {
+        let behind = self.last.clone().map_or(Bound::Unbounded, Bound::Excluded);
+        let next = self.waiting.range((behind, Bound::Unbounded)).next();
+        let next = next.or_else(|| self.waiting.first()).cloned();
+        if let Some(name) = &next {
+            self.waiting.remove(name);
+            self.last.clone_from(&next);
+        }
+        self.current.clone_from(&next);
+        next
+    }
+}
+
 /// The counts of one pool.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     state: Mutex<State>,
     changed: Condvar,
+    /// Files that no limit counts.
+    pub(super) strays: Strays,
 }
 
 impl Counts {
@@ -75,24 +107,34 @@ impl Counts {
             return (count, false);
         }
         state.waiting.insert(name.clone());
+        self.changed.notify_all();
         (count, !std::mem::replace(&mut state.running, true))
     }
 
-    /// The next volume to count, in turn; `None` ends the thread.
-    fn take(&self) -> Option<Name> {
+    /// Has the thread look for strays; whether one has to be started for that.
+    fn want_look(&self) -> bool {
         let mut state = self.lock();
-        let behind = state.last.clone().map_or(Bound::Unbounded, Bound::Excluded);
-        let next = state.waiting.range((behind, Bound::Unbounded)).next();
-        let next = next.or_else(|| state.waiting.first()).cloned();
-        if let Some(name) = &next {
-            state.waiting.remove(name);
-            state.last.clone_from(&next);
-        } else {
-            state.running = false;
-            self.changed.notify_all();
+        state.look = true;
+        !std::mem::replace(&mut state.running, true)
+    }
+
+    /// What to do next; `None` ends the thread.
+    fn take(&self) -> Option<Task> {
+        let mut state = self.lock();
+        if let Some(name) = state.next() {
+            return Some(Task::Count(name));
         }
-        state.current.clone_from(&next);
-        next
+        if std::mem::take(&mut state.look) {
+            return Some(Task::Look);
+        }
+        state.running = false;
+        self.changed.notify_all();
+        None
+    }
+
+    /// The next volume to count, while something else is done.
+    fn take_waiting(&self) -> Option<Name> {
+        self.lock().next()
     }
 
     /// Keeps what was found, unless the volume is gone by now.
@@ -110,6 +152,7 @@ impl Counts {
 
     /// Forgets a volume that is gone, and has its counting end.
     pub(super) fn forget(&self, name: &Name) {
+        self.strays.forget(name);
         let mut state = self.lock();
         state.known.remove(name);
         state.waiting.remove(name);
@@ -127,6 +170,13 @@ impl Counts {
         wanted(&mut state)
     }
 
+    /// Waits, unless there is something to count.
+    fn idle(&self, time: Duration) {
+        let idle = |state: &mut State| state.waiting.is_empty();
+        let waited = self.changed.wait_timeout_while(self.lock(), time, idle);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Waits until nothing is left to count.
     pub(super) fn settle(&self) {
         let settled = self.changed.wait_while(self.lock(), |state| state.running);
@@ -142,52 +192,110 @@ pub(super) fn figures(
 ) -> Option<(Count, Timestamp)> {
     let (known, start) = pool.counts.ask(name, Instant::now());
     if start {
-        let (weak, counts) = (Arc::downgrade(pool), Arc::clone(&pool.counts));
-        let thread_host = Arc::clone(host);
-        let thread = std::thread::Builder::new()
-            .name(format!("count-{}", pool.name))
-            .spawn(move || work(&weak, &counts, &*thread_host));
-        if let Err(error) = thread {
-            // The next who asks tries again.
-            tracing::warn!(pool = pool.name, %error, "cannot start the thread that counts files");
-            pool.counts.lock().running = false;
-        }
+        begin(pool, host);
     }
     known
 }
 
-fn work(pool: &Weak<OpenPool>, counts: &Counts, host: &dyn Host) {
-    if let Err(error) = host.yield_disk() {
-        tracing::debug!(error = chain(&error), "files are counted with the ordinary I/O priority");
+/// Has files looked for that no limit counts, when it is time for that.
+pub(super) fn look_when_due(pool: &Arc<OpenPool>, host: &Arc<dyn Host>) {
+    if pool.counts.strays.is_due(Instant::now())
+        && matches!(host.limit_kind(pool.store.directory()), Ok(Some(LimitKind::Project)))
+        && pool.counts.want_look()
+    {
+        begin(pool, host);
     }
-    while let Some(name) = counts.take() {
+}
+
+fn begin(pool: &Arc<OpenPool>, host: &Arc<dyn Host>) {
+    let (weak, counts, thread_host) =
+        (Arc::downgrade(pool), Arc::clone(&pool.counts), Arc::clone(host));
+    let thread = std::thread::Builder::new()
+        .name(format!("count-{}", pool.name))
+        .spawn(move || Work { pool: &weak, counts: &counts, host: &*thread_host }.run());
+    if let Err(error) = thread {
+        // The next who asks tries again.
+        tracing::warn!(pool = pool.name, %error, "cannot start the thread that counts files");
+        pool.counts.lock().running = false;
+    }
+}
+
+/// What the thread has.
+#[derive(Clone, Copy)]
+struct Work<'a> {
+    pool: &'a Weak<OpenPool>,
+    counts: &'a Counts,
+    host: &'a dyn Host,
+}
+
+impl Work<'_> {
+    fn run(self) {
+        if let Err(error) = self.host.yield_disk() {
+            tracing::debug!(
+                error = chain(&error),
+                "files are counted with the ordinary I/O priority"
+            );
+        }
+        while let Some(task) = self.counts.take() {
+            match task {
+                Task::Count(name) => self.count(&name),
+                Task::Look => self.look(),
+            }
+        }
+    }
+
+    fn count(self, name: &Name) {
         let begun = Instant::now();
-        let mut pace = Pace { pool, counts, name: &name, since: begun };
-        match count(&mut pace) {
-            Ok(Some(count)) => counts.keep(&name, Some(count), begun),
+        match self.counted(name, begun) {
+            Ok(Some(count)) => self.counts.keep(name, Some(count), begun),
             // Called off, or the pool is away.
             Ok(None) => {}
             Err(error) => {
                 tracing::debug!(volume = %name.key, error = chain(&error), "cannot count the files of a volume");
-                counts.keep(&name, None, begun);
+                self.counts.keep(name, None, begun);
             }
         }
     }
-}
 
-fn count(pace: &mut Pace<'_>) -> Result<Option<Count>, BackendError> {
-    // The pool is let go of before the count begins: it must not wait for that when it is to be unmounted.
-    let opened = pace.pool.upgrade().map(|pool| pool.store.open_volume(&pace.name.key));
-    match opened {
-        Some(volume) => backend::count_directory(&volume?, pace),
-        None => Ok(None),
+    fn counted(self, name: &Name, since: Instant) -> Result<Option<Count>, BackendError> {
+        // The pool is let go of before the count begins, so that it can be closed.
+        let opened = self.pool.upgrade().map(|pool| pool.store.open_volume(&name.key));
+        let Some(volume) = opened else { return Ok(None) };
+        backend::count_directory(&volume?, &mut Pace { work: self, name, since })
+    }
+
+    fn look(self) {
+        let mut behind = None;
+        loop {
+            let Some(found) =
+                self.pool.upgrade().and_then(|pool| strays::next(&pool, behind.as_ref()))
+            else {
+                return;
+            };
+            behind = Some(match found {
+                Ok(suspect) => {
+                    let name = &suspect.name;
+                    let mut pace = SlowPace { work: self, name, since: Instant::now() };
+                    let escaped = strays::look(&suspect, &mut pace, self.host);
+                    if let (Some(escaped), Some(pool)) = (escaped, self.pool.upgrade()) {
+                        strays::note(&pool, name, escaped);
+                    }
+                    suspect.name.key
+                }
+                Err(key) => key,
+            });
+        }
+    }
+
+    /// The pool is where it was.
+    fn is_here(self) -> bool {
+        self.pool.upgrade().is_some_and(|pool| pool.store.is_in_place())
     }
 }
 
-/// Makes the work slow, and end when it should.
+/// Works a quarter of the time, and ends when the volume is gone.
 struct Pace<'a> {
-    pool: &'a Weak<OpenPool>,
-    counts: &'a Counts,
+    work: Work<'a>,
     name: &'a Name,
     since: Instant,
 }
@@ -198,9 +306,33 @@ impl Watcher for Pace<'_> {
         if worked < STRETCH {
             return true;
         }
-        let wanted = self.counts.rest(self.name, (worked * 3).min(LONGEST_REST));
+        let wanted = self.work.counts.rest(self.name, (worked * 3).min(LONGEST_REST));
         self.since = Instant::now();
-        wanted && self.pool.upgrade().is_some_and(|pool| pool.store.is_in_place())
+        wanted && self.work.is_here()
+    }
+
+    fn found(&mut self, _found: &Found<'_>) {}
+}
+
+/// Works a twentieth of the time, and lets who asked for a count go first.
+struct SlowPace<'a> {
+    work: Work<'a>,
+    name: &'a Name,
+    since: Instant,
+}
+
+impl Watcher for SlowPace<'_> {
+    fn goes_on(&mut self) -> bool {
+        let worked = self.since.elapsed();
+        if worked < STRETCH {
+            return true;
+        }
+        self.work.counts.idle((worked * 19).min(LONGEST_REST));
+        while let Some(name) = self.work.counts.take_waiting() {
+            self.work.count(&name);
+        }
+        self.since = Instant::now();
+        self.work.is_here() && self.work.pool.upgrade().is_some_and(|pool| pool.has(self.name))
     }
 
     fn found(&mut self, _found: &Found<'_>) {}
@@ -223,7 +355,7 @@ mod tests {
         let start = Instant::now();
         assert_eq!(counts.ask(&a, start), (None, true), "the first one starts a thread");
         assert_eq!(counts.ask(&a, start), (None, false), "there is one");
-        assert_eq!(counts.take(), Some(a.clone()));
+        assert_eq!(counts.take(), Some(Task::Count(a.clone())));
         assert_eq!(counts.ask(&a, start), (None, false), "it is being counted");
         counts.keep(&a, Some(COUNT), start);
         assert_eq!(counts.take(), None);
@@ -236,7 +368,7 @@ mod tests {
         assert_eq!(told(FRESH), (Some(COUNT), true));
         // It took an hour, and fails.
         let hour = Duration::from_secs(3600);
-        assert_eq!(counts.take(), Some(a.clone()));
+        assert_eq!(counts.take(), Some(Task::Count(a.clone())));
         counts.keep(&a, None, Instant::now().checked_sub(hour).unwrap());
         assert_eq!(counts.take(), None);
         assert_eq!(told(hour * 3), (Some(COUNT), false));
@@ -253,16 +385,24 @@ mod tests {
         for index in 0..3 {
             ask(index);
         }
-        assert_eq!(counts.take().as_ref(), Some(&names[0]));
-        assert_eq!(counts.take().as_ref(), Some(&names[1]));
+        assert_eq!(counts.take(), Some(Task::Count(names[0].clone())));
+        assert_eq!(counts.take(), Some(Task::Count(names[1].clone())));
         ask(0);
         assert!(counts.rest(&names[1], Duration::ZERO));
         counts.forget(&names[1]);
         assert!(!counts.rest(&names[1], Duration::from_secs(3600)), "called off at once");
         counts.keep(&names[1], Some(COUNT), now);
-        assert_eq!(counts.take().as_ref(), Some(&names[2]), "before the first once more");
+        assert_eq!(
+            counts.take(),
+            Some(Task::Count(names[2].clone())),
+            "before the first once more"
+        );
         counts.keep(&names[2], Some(COUNT), now);
         counts.forget(&names[0]);
+        assert!(!counts.want_look(), "the thread is still there");
+        ask(1);
+        assert_eq!(counts.take_waiting().as_ref(), Some(&names[1]), "goes first");
+        assert_eq!(counts.take(), Some(Task::Look));
         assert_eq!(counts.take(), None);
         counts.settle();
         assert_eq!(counts.lock().known.keys().collect::<Vec<_>>(), [&names[2]]);

@@ -1,11 +1,13 @@
 //! Health: what is wrong with volumes and pools, from what the disk and the kernel show when they are asked.
 //!
 //! Invariants: a condition is told while it holds and no longer; nothing is remembered and nothing is changed. What seems
-//! wrong with a volume is looked at twice, because a volume may be deleted or unmounted under the first look.
+//! wrong with a volume is looked at twice, because a volume may be deleted or unmounted under the first look. What takes a
+//! look at every file is looked for once a day and told as it was then.
 //!
 //! Must not: run programs, or wait for anything but the disks themselves.
 
 mod condition;
+mod limit;
 mod pool;
 mod volume;
 

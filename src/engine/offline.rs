@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use super::pools::{new_marker, random};
-use super::{EngineError, PoolConfig, chain, create_word};
+use super::{EngineError, PoolConfig, Used, chain, create_word, usage};
 use crate::host::linux::LinuxHost;
 use crate::host::{Copying as _, Host, PoolFilesystem};
 use crate::store::{
@@ -56,6 +56,8 @@ pub struct VolumeLine {
     pub id: Option<VolumeId>,
     /// Its record, or why it cannot be read.
     pub record: Result<Volume, String>,
+    /// What is in use of it; `None` when nothing tells.
+    pub used: Option<Used>,
 }
 
 /// A snapshot as a listing shows it.
@@ -172,14 +174,19 @@ fn of_each<T>(
     (lines, away)
 }
 
-/// The volumes of all pools that can be read, by pool and key, and what is wrong with the other pools.
+/// The volumes of all pools that can be read, by pool and key, and what is wrong with the other pools. With `count` the
+/// files of directories are counted that no limit counts, which takes its time.
 #[must_use]
-pub fn volumes(configured: &[PoolConfig]) -> (Vec<VolumeLine>, Vec<String>) {
+pub fn volumes(configured: &[PoolConfig], count: bool) -> (Vec<VolumeLine>, Vec<String>) {
+    let host = LinuxHost::new();
     of_each(configured, |config, view| {
         let line = |(key, record): ViewedVolume| {
             let record = record.map_err(|error| chain(&error));
             let id = record.as_ref().ok().map(|volume| volume.id(view.uuid().tag()));
-            VolumeLine { pool: config.name.clone(), key, id, record }
+            // One that is just being deleted, or cannot be looked at, takes nothing that could be told.
+            let used = record.as_ref().ok();
+            let used = used.and_then(|volume| usage::used(view, volume, count, &host).ok()?);
+            VolumeLine { pool: config.name.clone(), key, id, record, used }
         };
         Ok(view.volumes()?.into_iter().map(line).collect())
     })

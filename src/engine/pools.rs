@@ -11,8 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::managed::{self, CreatePool, Foundation, Ground};
 use super::open_pool::{OpenPool, Reserve, Turns};
-use super::reaper;
-use super::{EngineConfig, EngineError, chain};
+use super::{EngineConfig, EngineError, chain, counting, reaper};
 use crate::host::{Host, Space};
 use crate::store::{Charges, Marker, Pool, PoolLook, StateDir, StoreError};
 use crate::volume::{PoolChoice, PoolTag, PoolUuid};
@@ -165,6 +164,7 @@ impl Pools {
             // A failure is kept as the state of the pool.
             if let Ok(pool) = self.refresh(slot) {
                 reaper::wake(&pool, &self.host);
+                counting::look_when_due(&pool, &self.host);
             }
         }
     }

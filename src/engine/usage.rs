@@ -3,9 +3,12 @@
 //! Whoever asks waits for a constant number of system calls, whatever is in the volume: a limit tells its use, a filesystem
 //! of its own tells its space. A directory without a limit is counted in the background (see `counting`).
 
+use std::os::fd::AsFd;
+
 use super::{Engine, EngineError, Located, counting};
-use crate::host::{Bounds, LimitState, Space};
-use crate::store::Volume;
+use crate::backend::{self, AtOnce, Count};
+use crate::host::{Bounds, Host, LimitState, Space};
+use crate::store::{PoolView, Resolved, Volume};
 use crate::volume::ByteSize;
 
 /// How much of something there is.
@@ -124,6 +127,51 @@ impl Held {
         };
         VolumeUsage::Mounted { bytes, inodes, basis: Basis::Quota }
     }
+}
+
+/// What is in use of a volume, mounted or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Used {
+    /// Bytes.
+    pub bytes: ByteSize,
+    /// Inodes, where something counts them.
+    pub inodes: Option<u64>,
+    /// How it is known.
+    pub basis: Basis,
+}
+
+/// What is in use of a volume in a pool that is only looked at; `None` when nothing tells. With `count` the files of a
+/// directory are counted that no limit counts.
+///
+/// # Errors
+/// A system call failed.
+pub(super) fn used(
+    view: &PoolView,
+    volume: &Volume,
+    count: bool,
+    host: &dyn Host,
+) -> Result<Option<Used>, EngineError> {
+    let dir = view.open_volume(&volume.key)?;
+    if volume.resolved != Resolved::Hostpath {
+        let bytes = host.allocated(dir.image_to_read()?.as_fd())?;
+        return Ok(Some(Used { bytes, inodes: None, basis: Basis::Image }));
+    }
+    if let Some(limit) = volume.limit
+        && let Some(state) = host.limit_state(view.directory(), limit)?
+        && state.bounds.is_some()
+    {
+        let bytes = Held::from(volume).used(state);
+        return Ok(Some(Used { bytes, inodes: state.inodes, basis: Basis::Quota }));
+    }
+    if !count {
+        return Ok(None);
+    }
+    let used = |count: Count| Used {
+        bytes: count.bytes,
+        inodes: Some(count.inodes),
+        basis: Basis::Counted(jiff::Timestamp::now()),
+    };
+    Ok(backend::count_directory(&dir, &mut AtOnce)?.map(used))
 }
 
 impl Engine {

@@ -11,7 +11,7 @@ use super::pool::{read_record, whole};
 use super::record::Volume;
 use super::scan::read_snapshot;
 use super::snapshot::Snapshot;
-use super::volume_dir::{CopyProgress, PROGRESS};
+use super::volume_dir::{CopyProgress, PROGRESS, VolumeDir};
 use super::{Kind, StoreError, dir};
 use crate::volume::{Key, PoolUuid};
 
@@ -51,6 +51,15 @@ impl PoolView {
     #[must_use]
     pub fn directory(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
+    }
+
+    /// Opens a volume's directory.
+    ///
+    /// # Errors
+    /// There is none, or a system call failed.
+    pub fn open_volume(&self, key: &Key) -> Result<VolumeDir, StoreError> {
+        let volumes = dir::open_dir(self.root.as_fd(), "volumes")?;
+        Ok(dir::open_dir(volumes.as_fd(), key.as_str())?.into())
     }
 
     /// Every volume in the order of the keys, with its record or what is wrong with it.

@@ -10,7 +10,7 @@ use orlop::host::{Bounds, Limits, PoolFilesystem, Space};
 use orlop::volume::{ByteSize, Limit, LimitKind};
 
 use super::driver::{Driver, GIB, HOSTPATH, KINDS, MIB};
-use super::health::{Used, used, volume_of};
+use super::health::{self, Used, used, volume_of};
 
 /// Total, used and available of a unit.
 pub(crate) fn figures(usage: &[VolumeUsage], unit: Unit) -> Option<(i64, i64, i64)> {
@@ -147,5 +147,60 @@ async fn only_directories_are_counted() {
         assert_eq!(driver.stats(&used.id, &used.target).await.unwrap(), before);
         used.end(&driver).await;
     }
+    driver.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_that_does_not_hold_is_told() {
+    let driver = Driver::start().await;
+    let host = &driver.machine.host;
+    let any = File::open("/").unwrap();
+    let bounded = |gib| Some(Bounds { bytes: ByteSize::gib(gib), inodes: None });
+    for kind in [LimitKind::Project, LimitKind::SimpleQuota, LimitKind::Qgroup] {
+        let id = driver.make(HOSTPATH, "pvc").await;
+        let limit = hold(&driver, &id, kind, None);
+        assert_eq!(health::told(&driver, &id).await, health::NONE);
+        // More is what others share of what it wrote.
+        let more: &[&str] = if kind == LimitKind::SimpleQuota { &[] } else { &["QuotaNotInForce"] };
+        for (bounds, expected) in
+            [(None, &["QuotaNotInForce"][..]), (bounded(2), more), (bounded(1), &[])]
+        {
+            host.set_bounds(any.as_fd(), limit, bounds).unwrap();
+            assert_eq!(health::told(&driver, &id).await, expected, "{kind} {bounds:?}");
+        }
+        host.end_limit(any.as_fd(), limit).unwrap();
+        assert_eq!(health::told(&driver, &id).await, ["QuotaNotInForce"], "{kind}");
+        driver.delete(&id).await.unwrap();
+        host.set_limit_kind(None);
+    }
+    driver.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_with_another_project_are_looked_for_and_told() {
+    let driver = Driver::start().await;
+    let host = &driver.machine.host;
+    let id = driver.make(HOSTPATH, "pvc").await;
+    let limit = hold(&driver, &id, LimitKind::Project, None);
+    let data = volume_of(&driver, &id).join("data");
+    std::fs::create_dir(data.join("sub")).unwrap();
+    for name in ["one", "sub/two"] {
+        write(&data.join(name), 1);
+    }
+    nix::unistd::mkfifo(&data.join("pipe"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+    let look = async || {
+        driver.engine.look_for_strays();
+        health::told(&driver, &id).await
+    };
+    assert_eq!(look().await, health::NONE);
+    host.set_project(&data.join("sub/two"), 0);
+    assert_eq!(health::told(&driver, &id).await, health::NONE, "not looked for yet");
+    assert_eq!(look().await, ["QuotaEscaped"]);
+    host.set_project(&data.join("sub/two"), limit.number);
+    host.set_project(&data.join("sub"), limit.number + 1);
+    assert_eq!(look().await, ["QuotaEscaped"], "a directory");
+    host.set_project(&data.join("sub"), limit.number);
+    assert_eq!(look().await, health::NONE);
+    driver.delete(&id).await.unwrap();
     driver.stop().await;
 }

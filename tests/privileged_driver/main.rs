@@ -48,3 +48,5 @@ mod restarts;
 mod snapshot_faults;
 #[cfg(test)]
 mod snapshots;
+#[cfg(test)]
+mod usage;

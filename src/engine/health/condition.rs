@@ -127,6 +127,12 @@ conditions! {
     MountReplaced: Inaccessible;
         "something else is mounted at the volume's path";
         "unmount that, and end the pod, so that the volume is published again";
+    QuotaNotInForce: Degraded;
+        "the volume is to be held to its size, and the pool's filesystem does not do it";
+        "mount the pool with its quotas on, then stage the volume again";
+    QuotaEscaped: Degraded;
+        "files of the volume had another project id than its own in the last look, so its limit does not count them; looked for once a day";
+        "set it back with chattr -p; use backend: loop for such pods";
     PoolAway: Inaccessible, Unreachable;
         "the pool is not here now";
         "mount its disk";

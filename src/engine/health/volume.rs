@@ -45,11 +45,10 @@ impl Engine {
             Err(error) => return add_unopened(findings, "the volume's directory", &error),
         };
         match volume.resolved {
-            Resolved::Hostpath => {
-                if let Err(error) = dir.directory(DATA) {
-                    add_unopened(findings, "the data directory", &error);
-                }
-            }
+            Resolved::Hostpath => match dir.directory(DATA) {
+                Ok(data) => self.limit_findings(located, data.as_fd(), findings),
+                Err(error) => add_unopened(findings, "the data directory", &error),
+            },
             Resolved::Loop { filesystem, .. } => {
                 self.image_findings(located, &dir, filesystem, round, findings);
             }

@@ -2,6 +2,9 @@
 
 use std::os::fd::BorrowedFd;
 
+use nix::errno::Errno;
+
+use super::mounts::fd_path;
 use super::{LinuxHost, sys};
 use crate::host::{Counting, HostError};
 
@@ -10,7 +13,11 @@ impl Counting for LinuxHost {
         sys::set_io_idle().map_err(|e| HostError::call("lower the I/O priority of", "a thread", e))
     }
 
-    fn project_of(&self, _file: BorrowedFd<'_>) -> Result<Option<u64>, HostError> {
-        Ok(None)
+    fn project_of(&self, file: BorrowedFd<'_>) -> Result<Option<u64>, HostError> {
+        match sys::quota::attributes(file) {
+            Ok(attributes) => Ok(Some(u64::from(attributes.project))),
+            Err(Errno::ENOTTY | Errno::EOPNOTSUPP) => Ok(None),
+            Err(e) => Err(HostError::call("ask for the project of", fd_path(file), e)),
+        }
     }
 }

@@ -1,0 +1,62 @@
+//! Whether a volume's directory is held to its size.
+
+use std::os::fd::BorrowedFd;
+
+use super::condition::{Condition, Findings};
+use crate::engine::{Engine, Located, chain};
+use crate::host::HostError;
+use crate::volume::{Limit, Quota};
+
+impl Engine {
+    /// What is wrong with the limit of a hostpath volume, from what the filesystem says of it and what the last look at its
+    /// files has found.
+    pub(super) fn limit_findings(
+        &self,
+        located: &Located,
+        data: BorrowedFd<'_>,
+        findings: &mut Findings,
+    ) {
+        let volume = located.volume();
+        let Some(limit) = volume.limit else {
+            let quota = volume.request.parameters.get("quota");
+            if quota.is_some_and(|quota| quota == Quota::Required.as_str()) {
+                let detail = "it was made with quota: required and has no limit";
+                findings.add(Condition::QuotaNotInForce, detail);
+            }
+            return;
+        };
+        match self.not_in_force(located, limit, data) {
+            Ok(None) => {}
+            Ok(Some(detail)) => findings.add(Condition::QuotaNotInForce, &detail),
+            Err(error) => findings.add(Condition::QuotaNotInForce, &chain(&error)),
+        }
+        if let Some(strays) = located.pool.counts.strays.of(&volume.itself()) {
+            findings.add(Condition::QuotaEscaped, &strays.to_string());
+        }
+    }
+
+    fn not_in_force(
+        &self,
+        located: &Located,
+        limit: Limit,
+        data: BorrowedFd<'_>,
+    ) -> Result<Option<String>, HostError> {
+        let size = located.volume().size;
+        let Some(state) = self.host.limit_state(located.pool.store.directory(), limit)? else {
+            return Ok(Some(format!("the pool's filesystem does not know {limit}")));
+        };
+        let Some(bounds) = state.bounds else {
+            return Ok(Some(format!("{limit} has no bound")));
+        };
+        // What others have of what it wrote is added where bytes belong to who wrote them first.
+        let may_be_more = limit.kind.charges_first_writer();
+        if bounds.bytes < size || (bounds.bytes > size && !may_be_more) {
+            return Ok(Some(format!("{limit} is bounded to {}, not {size}", bounds.bytes)));
+        }
+        Ok(match self.host.limit_of(data)? {
+            Some(found) if found == limit => None,
+            Some(found) => Some(format!("the directory is under {found}, not {limit}")),
+            None => Some(format!("the directory is not under {limit}")),
+        })
+    }
+}
