@@ -3,11 +3,10 @@
 use std::path::Path;
 
 use super::create::size_error;
+use super::limits::not_held;
 use super::observe::MountedAs;
 use super::{Engine, EngineError, Located};
 use crate::backend;
-use crate::fault;
-use crate::host::HostError;
 use crate::store::Resolved;
 use crate::volume::{Allocation, ByteSize, CapacityRange, VolumeId};
 
@@ -98,8 +97,7 @@ impl Engine {
         }
         if range.required <= current {
             // An expansion that was cut off may have left another bound.
-            self.hold_to_size(located);
-            return Ok(());
+            return self.hold_to_size(located);
         }
         let (filesystem, allocation) = match volume.resolved {
             Resolved::Hostpath => (None, Allocation::Thin),
@@ -123,26 +121,13 @@ impl Engine {
         }
         let mut record = located.record.clone();
         record.volume.size = size;
-        // Before the record: what it says must be so.
-        if !pool.hold(&record.volume, &*self.host)? {
+        let updated = pool.hold_and_update(&record, volume, &*self.host);
+        if !updated.map_err(|error| full(error, &pool.name))? {
             return Err(not_held(&id, &pool.name));
-        }
-        fault::point!("engine.expand.held")
-            .map_err(|e| HostError::call("grow the volume", id.to_string(), e))?;
-        if let Err(error) = pool.store.update(&record) {
-            self.hold_to_size(located);
-            return Err(full(error.into(), &pool.name));
         }
         located.record = record;
         Ok(())
     }
-}
-
-/// The kernel does not know the volume's limit any more.
-fn not_held(id: &VolumeId, pool: &str) -> EngineError {
-    EngineError::Precondition(format!(
-        "volume {id} is not held to its size by the filesystem of pool {pool} any more (QuotaNotInForce); mount it with its quotas on"
-    ))
 }
 
 fn cannot_grow_mounted(id: &VolumeId) -> EngineError {

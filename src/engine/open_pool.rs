@@ -1,11 +1,13 @@
 //! A pool that is open for writing, with all that several use cases share of it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::counting::Counts;
+use super::limits::Holds;
 use super::managed::Foundation;
-use crate::store::{Name, Pool, PoolLock};
+use crate::store::{Pool, PoolLock};
 use crate::volume::{ByteSize, PoolTag, VolumeId};
 
 /// What volumes may never take of a pool's filesystem.
@@ -45,8 +47,9 @@ pub(super) struct OpenPool {
     pub(super) counts: Arc<Counts>,
     /// Inline volumes whose pod was absent in the last scan.
     pub(super) orphans: Mutex<BTreeSet<VolumeId>>,
-    /// How much of what a volume wrote copies that are being made will have as well.
-    pub(super) rewriting: Mutex<BTreeMap<Name, ByteSize>>,
+    pub(super) holds: Holds,
+    /// Subvolumes of entries of the trash whose space is not free yet.
+    pub(super) pending: Mutex<BTreeMap<OsString, BTreeSet<u64>>>,
     /// What a managed pool is on.
     pub(super) foundation: Option<Foundation>,
     /// Held for as long as the pool is open.

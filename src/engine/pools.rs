@@ -9,6 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::limits::Holds;
 use super::managed::{self, CreatePool, Foundation, Ground};
 use super::open_pool::{OpenPool, Reserve, Turns};
 use super::{EngineConfig, EngineError, chain, counting, reaper};
@@ -264,7 +265,8 @@ impl Pools {
             reaper: Turns::default(),
             counts: Arc::default(),
             orphans: Mutex::default(),
-            rewriting: Mutex::default(),
+            holds: Holds::new(store.writers()),
+            pending: Mutex::default(),
             store,
             foundation,
             lock,

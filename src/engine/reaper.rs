@@ -1,8 +1,9 @@
 //! Removal of what lies in `trash/`, in the background: one thread per pool, so that a big removal holds up nothing and
 //! a hung disk holds up only its own.
 
-use std::ffi::OsStr;
-use std::sync::{Arc, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::open_pool::OpenPool;
@@ -44,7 +45,8 @@ pub(super) fn wake(pool: &Arc<OpenPool>, host: &Arc<dyn Host>) {
 /// Empties the pool's trash now. What cannot be removed stays and is tried again later.
 ///
 /// What lies there is charged until its space is free: btrfs answers the removal of a subvolume long before that, and the
-/// volume that wrote what is in it may need the room of its bound until then.
+/// volume that wrote what is in it may need the room of its bound until then. Each entry waits for its own subvolumes
+/// only; others of the filesystem may never be freed.
 pub(super) fn drain(pool: &OpenPool, host: &dyn Host) {
     let _turn = pool.reaper.work.lock().unwrap_or_else(PoisonError::into_inner);
     let names = match pool.store.trash() {
@@ -54,65 +56,99 @@ pub(super) fn drain(pool: &OpenPool, host: &dyn Host) {
             return;
         }
     };
-    let failed = |name: &OsStr, error: &dyn std::error::Error| {
-        tracing::warn!(pool = pool.name, entry = %name.display(), error = chain(error), "cannot remove from the trash");
-    };
-    let mut empty = Vec::new();
+    let mut empty = BTreeSet::new();
     for name in names {
         match hollow(pool, &name, host) {
-            Ok(()) => empty.push(name),
-            Err(error) => failed(&name, &error),
+            Ok(()) => drop(empty.insert(name)),
+            Err(error) => say(pool, &name, &error),
         }
     }
-    match wait_until_free(pool, host) {
-        Ok(true) => {}
-        Ok(false) => {
-            tracing::info!(pool = pool.name, "the filesystem is still freeing what was removed");
-            return;
+    let start = Instant::now();
+    let nothing_is_freed = loop {
+        let freed = match being_freed(pool, host) {
+            Ok(freed) => freed,
+            Err(error) => {
+                tracing::warn!(pool = pool.name, error = chain(&error), "cannot tell what is free");
+                return;
+            }
+        };
+        close_free(pool, &mut empty, &freed, host);
+        if empty.is_empty() || start.elapsed() > PATIENCE {
+            break freed.is_empty();
         }
-        Err(error) => {
-            tracing::warn!(pool = pool.name, error = chain(&error), "cannot tell what is free");
-            return;
+        std::thread::park_timeout(PAUSE);
+    };
+    if !empty.is_empty() {
+        tracing::info!(
+            pool = pool.name,
+            entries = empty.len(),
+            "the filesystem is still freeing what was removed"
+        );
+    }
+    pool.settle_overdue(nothing_is_freed, host);
+}
+
+fn say(pool: &OpenPool, name: &OsStr, error: &EngineError) {
+    tracing::warn!(pool = pool.name, entry = %name.display(), error = chain(error), "cannot remove from the trash");
+}
+
+fn pending(pool: &OpenPool) -> MutexGuard<'_, BTreeMap<OsString, BTreeSet<u64>>> {
+    pool.pending.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The subvolumes whose space is not free yet, on a pool where that matters.
+fn being_freed(pool: &OpenPool, host: &dyn Host) -> Result<BTreeSet<u64>, EngineError> {
+    let filesystem = pool.store.directory();
+    if host.limit_kind(filesystem)?.is_none() {
+        return Ok(BTreeSet::new());
+    }
+    Ok(host.being_freed(filesystem)?.into_iter().collect())
+}
+
+/// Removes the data of an entry, and notes the subvolumes that went with it. Its bound goes first: what is full may need
+/// room to become empty.
+fn hollow(pool: &OpenPool, name: &OsStr, host: &dyn Host) -> Result<(), EngineError> {
+    let filesystem = pool.store.directory();
+    if let Some(limit) = pool.store.grave_limit(name) {
+        let lifted = host.limit_state(filesystem, limit).and_then(|state| {
+            if state.is_some_and(|state| state.bounds.is_some()) {
+                host.set_bounds(filesystem, limit, None)?;
+            }
+            Ok(())
+        });
+        if let Err(error) = lifted {
+            tracing::warn!(pool = pool.name, entry = %name.display(), error = chain(&error), "cannot lift its limit");
         }
     }
-    for name in empty {
+    let before = being_freed(pool, host)?;
+    pool.store.empty_grave(name, host)?;
+    let own = being_freed(pool, host)?.difference(&before).copied().collect::<BTreeSet<_>>();
+    if !own.is_empty() {
+        pending(pool).entry(name.to_owned()).or_default().extend(own);
+    }
+    Ok(())
+}
+
+/// Closes the entries of which nothing is being freed any more.
+fn close_free(
+    pool: &OpenPool,
+    empty: &mut BTreeSet<OsString>,
+    freed: &BTreeSet<u64>,
+    host: &dyn Host,
+) {
+    for name in empty.clone() {
+        if pending(pool).get(&name).is_some_and(|own| !own.is_disjoint(freed)) {
+            continue;
+        }
+        empty.remove(&name);
+        pending(pool).remove(&name);
         match close(pool, &name, host) {
             Ok(()) => {
                 tracing::debug!(pool = pool.name, entry = %name.display(), "removed from the trash");
             }
-            Err(error) => failed(&name, &error),
+            Err(error) => say(pool, &name, &error),
         }
     }
-}
-
-/// Removes the data of an entry. Its bound goes first: what is full may need room to become empty.
-fn hollow(pool: &OpenPool, name: &OsStr, host: &dyn Host) -> Result<(), EngineError> {
-    if let Some(limit) = pool.store.grave_limit(name) {
-        let filesystem = pool.store.directory();
-        if host.limit_state(filesystem, limit)?.is_some_and(|state| state.bounds.is_some()) {
-            host.set_bounds(filesystem, limit, None)?;
-        }
-    }
-    Ok(pool.store.empty_grave(name, host)?)
-}
-
-/// Waits until the space of what was removed is free; `false` when that takes long.
-fn wait_until_free(pool: &OpenPool, host: &dyn Host) -> Result<bool, EngineError> {
-    let filesystem = pool.store.directory();
-    if host.limit_kind(filesystem)?.is_none() {
-        return Ok(true);
-    }
-    let pending = host.being_freed(filesystem)?;
-    let start = Instant::now();
-    let mut left = pending.clone();
-    while left.iter().any(|subvolume| pending.contains(subvolume)) {
-        if start.elapsed() > PATIENCE {
-            return Ok(false);
-        }
-        std::thread::park_timeout(PAUSE);
-        left = host.being_freed(filesystem)?;
-    }
-    Ok(true)
 }
 
 /// Removes an entry that is empty, with its limit, and lowers the bounds that it had raised.
@@ -123,8 +159,9 @@ fn close(pool: &OpenPool, name: &OsStr, host: &dyn Host) -> Result<(), EngineErr
         if limit.kind != LimitKind::Project {
             return Err(EngineError::Away(format!("something is still under its limit ({limit})")));
         }
-        // A file's owner may give it any project id. While one has this id, nobody else gets it.
-        tracing::warn!(pool = pool.name, entry = %name.display(), %limit, "files that are not of the volume carry its project id");
+        // A file's owner may give it any project id, and XFS counts what was removed a moment longer. While anything has
+        // this id, nobody else gets it.
+        tracing::info!(pool = pool.name, entry = %name.display(), %limit, "its project id is still in use");
     }
     for writer in pool.store.close_grave(name, host)? {
         pool.settle(&writer, host);

@@ -17,6 +17,9 @@ use crate::volume::{
     Allocation, ByteSize, CapacityRange, CreateSpec, Filesystem, LimitKind, OnDelete, Source,
 };
 
+/// So many generations of copies of directories share what the first of them wrote.
+const GENERATIONS: usize = 32;
+
 /// What a volume begins with.
 #[derive(Debug)]
 pub(super) struct Origin {
@@ -33,6 +36,14 @@ enum OriginKind {
 }
 
 impl Origin {
+    /// How many copies of copies it is, where that is kept.
+    fn generations(&self) -> usize {
+        match &self.kind {
+            OriginKind::Snapshot(snapshot) => snapshot.shared.len(),
+            OriginKind::Volume(located) => located.volume().shared.len(),
+        }
+    }
+
     /// The volume itself, when it is one.
     pub(super) fn volume(&self) -> Option<&Located> {
         match &self.kind {
@@ -144,8 +155,9 @@ impl Engine {
         pool: &OpenPool,
         origin: &Origin,
     ) -> Result<bool, EngineError> {
-        // Shared blocks are neither reserved nor overwritten in place.
-        let may = pool.tag() == origin.pool.tag()
+        // Shared blocks are neither reserved nor overwritten in place. A line of copies ends somewhere: the last is whole.
+        let may = origin.generations() < GENERATIONS
+            && pool.tag() == origin.pool.tag()
             && (origin.resolved == Resolved::Hostpath
                 || spec.parameters.allocation == Allocation::Thin)
             && spec.parameters.on_delete != OnDelete::Wipe;

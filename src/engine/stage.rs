@@ -72,7 +72,7 @@ impl Engine {
     pub fn stage(&self, request: &StageRequest) -> Result<(), EngineError> {
         let located = self.locate(&request.id)?;
         check_capability(located.volume(), &request.capability)?;
-        self.hold_to_size(&located);
+        self.hold_to_size(&located)?;
         let read_only =
             self.is_attached_read_only(&located)? || request.capability.mode.reads_only();
         let staging =

@@ -462,7 +462,7 @@ impl Host for FakeHost {
     }
 
     fn remove_subvolume(&self, parent: BorrowedFd<'_>, name: &OsStr) -> Result<bool, HostError> {
-        drop(self.enter("remove_subvolume", &path_of(parent).join(name))?);
+        self.enter("remove_subvolume", &path_of(parent).join(name))?.limits.removed();
         Ok(false)
     }
 

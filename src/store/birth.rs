@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::index::{GroupEntry, SnapshotEntry};
 use super::pool::{Pool, take_back, whole};
@@ -56,9 +57,11 @@ impl Pool {
             host.set_bounds(incoming, limit, None)?;
         }
         remove::tree(incoming, name, Disposal::Remove, host)?;
-        if let Some(limit) = limit {
-            // One that is still under it is being freed, and nobody will ever be put under it again.
-            host.end_limit(incoming, limit)?;
+        if let Some(limit) = limit
+            && !end_soon(incoming, limit, host)?
+        {
+            // Nothing will ever be put under it again.
+            tracing::info!(%limit, "the limit of what was not born stays: the filesystem is still freeing it");
         }
         Ok(())
     }
@@ -153,6 +156,24 @@ impl Incoming<'_> {
     pub fn abandon(self, host: &dyn Host) -> Result<(), StoreError> {
         self.pool.discard(OsStr::new(&self.name), host)
     }
+}
+
+/// How long, and how often, the end of a limit is tried: the kernel frees what was under it in the background.
+const PATIENCE: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Ends a limit as soon as what was under it is freed; `false` when that takes long.
+fn end_soon(filesystem: BorrowedFd<'_>, limit: Limit, host: &dyn Host) -> Result<bool, StoreError> {
+    let start = Instant::now();
+    while !host.end_limit(filesystem, limit)? {
+        if start.elapsed() > PATIENCE {
+            return Ok(false);
+        }
+        // Has the kernel begin.
+        host.being_freed(filesystem)?;
+        std::thread::park_timeout(PAUSE);
+    }
+    Ok(true)
 }
 
 /// The limit that the data of something unborn is under. No pod has been near it, so what the filesystem says is so.

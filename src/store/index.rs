@@ -334,6 +334,10 @@ impl Index {
         sizes.fold(ByteSize::ZERO, |sum, (_, size)| sum.saturating_add(*size))
     }
 
+    pub(super) fn writers(&self) -> impl Iterator<Item = &Name> {
+        self.shares.keys()
+    }
+
     pub(super) const fn charges(&self) -> Charges {
         self.charges
     }

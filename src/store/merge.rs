@@ -7,7 +7,7 @@ pub(super) fn merge(over: &mut Map<String, Value>, known: Map<String, Value>) {
     for (name, value) in known {
         match (over.get_mut(&name), value) {
             (Some(Value::Object(old)), Value::Object(new)) => merge(old, new),
-            (Some(Value::Array(old)), Value::Array(new)) => merge_attachments(old, new),
+            (Some(Value::Array(old)), Value::Array(new)) => merge_entries(old, new),
             (_, value) => {
                 over.insert(name, value);
             }
@@ -15,11 +15,16 @@ pub(super) fn merge(over: &mut Map<String, Value>, known: Map<String, Value>) {
     }
 }
 
-/// The list becomes the new one, and an entry keeps what it had under the same node: the only list of a record is that of
-/// its attachments.
-fn merge_attachments(over: &mut Vec<Value>, known: Vec<Value>) {
+/// The list becomes the new one, and an entry keeps what it had where it is known by the same node (an attachment) or
+/// origin (what is shared).
+fn merge_entries(over: &mut Vec<Value>, known: Vec<Value>) {
+    let same = |old: &Value, new: &Value| {
+        ["node", "origin"]
+            .iter()
+            .any(|name| new.get(name).is_some() && old.get(name) == new.get(name))
+    };
     let merged = known.into_iter().map(|entry| {
-        let old = over.iter().find(|old| old.get("node") == entry.get("node")).cloned();
+        let old = over.iter().find(|old| same(old, &entry)).cloned();
         match (old, entry) {
             (Some(Value::Object(mut old)), Value::Object(new)) => {
                 merge(&mut old, new);

@@ -145,6 +145,12 @@ impl Pool {
         self.index().shared_by_others(writer)
     }
 
+    /// The volumes of whose writing others have something.
+    #[must_use]
+    pub fn writers(&self) -> Vec<Name> {
+        self.index().writers().cloned().collect()
+    }
+
     /// How many volumes are attached to a node, or promised to it.
     #[must_use]
     pub fn attached(&self, node: &str) -> usize {

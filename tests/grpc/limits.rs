@@ -267,7 +267,7 @@ async fn what_is_deleted_is_charged_until_its_space_is_free() {
     let driver = on(PoolFilesystem::Btrfs, Some(LimitKind::SimpleQuota)).await;
     let all = room(&driver).await;
     let id = driver.make(HOSTPATH, "pvc").await;
-    driver.machine.host.set_being_freed(vec![256]);
+    driver.machine.host.free_slowly(256);
     driver.delete(&id).await.unwrap();
     let engine = std::sync::Arc::clone(&driver.engine);
     let drained = tokio::task::spawn_blocking(move || engine.drain_trash());
@@ -276,7 +276,7 @@ async fn what_is_deleted_is_charged_until_its_space_is_free() {
         tokio::task::yield_now().await;
     }
     assert_eq!(room(&driver).await, all - GIB);
-    driver.machine.host.set_being_freed(Vec::new());
+    driver.machine.host.free();
     drained.await.unwrap();
     assert_eq!(trash(&driver), Vec::<String>::new());
     assert_eq!(room(&driver).await, all);

@@ -77,7 +77,10 @@ fn brim(life: &Life, size: u64) -> u64 {
         "{complaint}"
     );
     let length = std::fs::metadata(file).unwrap().len();
-    println!("{length} of {size} bytes: {} ppm short", (size.saturating_sub(length)) * 1_000_000 / size);
+    println!(
+        "{length} of {size} bytes: {} ppm short",
+        (size.saturating_sub(length)) * 1_000_000 / size
+    );
     assert!(length <= size && length >= size - size / 100, "{length} of {size}");
     length
 }

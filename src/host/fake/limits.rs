@@ -21,9 +21,15 @@ pub(super) struct FakeLimits {
     being_freed: Vec<u64>,
     /// Of files whose owners have changed it.
     projects: BTreeMap<PathBuf, u64>,
+    slow: Option<u64>,
 }
 
 impl FakeLimits {
+    /// A subvolume is removed.
+    pub(super) fn removed(&mut self) {
+        self.being_freed.extend(self.slow.take());
+    }
+
     pub(super) fn set_project(&mut self, file: &Path, project: u64) {
         self.projects.insert(file.to_owned(), project);
     }
@@ -71,9 +77,14 @@ impl FakeHost {
         lock(&self.model).limits.states.len()
     }
 
-    /// The space of deleted subvolumes is not free until this is called with an empty list.
-    pub fn set_being_freed(&self, subvolumes: Vec<u64>) {
-        lock(&self.model).limits.being_freed = subvolumes;
+    /// The space of the next subvolume that is removed is not free until [`FakeHost::free`].
+    pub fn free_slowly(&self, subvolume: u64) {
+        lock(&self.model).limits.slow = Some(subvolume);
+    }
+
+    /// All space is free now.
+    pub fn free(&self) {
+        lock(&self.model).limits.being_freed.clear();
     }
 }
 

@@ -27,14 +27,17 @@ const BLOCK: u64 = 1024;
 /// How often an id is drawn that is taken. Two draws are one too many already, unless something is wrong.
 const DRAWS: usize = 64;
 
+/// No such call (before Linux 5.14, or a container may not), no quotas in this filesystem or kernel, or none of projects.
+const fn is_off(errno: Errno) -> bool {
+    use Errno::{EINVAL, ENOSYS, ENOTTY, EOPNOTSUPP, EPERM, ESRCH};
+    matches!(errno, ENOSYS | ESRCH | EINVAL | ENOTTY | EOPNOTSUPP | EPERM)
+}
+
 /// Project quotas are in force.
 pub(super) fn is_enforced(filesystem: BorrowedFd<'_>) -> nix::Result<bool> {
     match sys::quota_flags(filesystem) {
         Ok(flags) => Ok(flags & FS_QUOTA_PDQ_ENFD != 0),
-        // No such call (before Linux 5.14), no quotas in this filesystem or kernel, or none of projects.
-        Err(Errno::ENOSYS | Errno::ESRCH | Errno::EINVAL | Errno::ENOTTY | Errno::EOPNOTSUPP) => {
-            Ok(false)
-        }
+        Err(errno) if is_off(errno) => Ok(false),
         Err(e) => Err(e),
     }
 }
@@ -137,10 +140,12 @@ pub(super) fn set(
 }
 
 pub(super) fn state(filesystem: BorrowedFd<'_>, id: u32) -> nix::Result<Option<LimitState>> {
-    let quota = quota(filesystem, id)?;
-    if is_unused(&quota) {
-        return Ok(None);
-    }
+    let quota = match quota(filesystem, id) {
+        Ok(quota) if !is_unused(&quota) => quota,
+        Ok(_unused) => return Ok(None),
+        Err(errno) if is_off(errno) => return Ok(None),
+        Err(e) => return Err(e),
+    };
     let inodes = Some(quota.hard_inodes).filter(|inodes| *inodes != 0);
     let bytes = ByteSize::new(quota.hard_blocks.saturating_mul(BLOCK));
     let bounds = (quota.hard_blocks != 0).then_some(Bounds { bytes, inodes });
@@ -150,7 +155,11 @@ pub(super) fn state(filesystem: BorrowedFd<'_>, id: u32) -> nix::Result<Option<L
 
 /// Lifts the bounds of a project that no file carries any more, so that its id is free.
 pub(super) fn end(filesystem: BorrowedFd<'_>, id: u32) -> std::io::Result<bool> {
-    let quota = quota(filesystem, id)?;
+    let quota = match quota(filesystem, id) {
+        // What is written of it counts nothing while quotas are off, and its id is drawn no more when they are on again.
+        Err(errno) if is_off(errno) => return Ok(true),
+        other => other?,
+    };
     if quota.inodes != 0 || quota.space != 0 {
         return Ok(false);
     }

@@ -59,7 +59,11 @@ fn status(filesystem: BorrowedFd<'_>) -> nix::Result<u64> {
 
 /// The kind of quota that is on.
 pub(super) fn kind(filesystem: BorrowedFd<'_>) -> nix::Result<Option<LimitKind>> {
-    let flags = status(filesystem)?;
+    let flags = match status(filesystem) {
+        // A container without CAP_SYS_ADMIN may not look, and could not set anything either.
+        Err(Errno::EPERM) => return Ok(None),
+        other => other?,
+    };
     Ok(match (flags & STATUS_ON != 0, flags & STATUS_SIMPLE != 0) {
         (false, _) => None,
         (true, true) => Some(LimitKind::SimpleQuota),
