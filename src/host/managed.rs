@@ -76,8 +76,9 @@ pub trait ManagedPools {
     /// does.
     fn disk_user(&self, disk: &Disk) -> Result<Option<String>, HostError>;
 
-    /// What lies on a disk.
-    fn disk_content(&self, disk: &Disk) -> Result<Content, HostError>;
+    /// What lies on a disk. Only when the making of a filesystem there was begun, and its end not seen, does a claim count
+    /// beside a filesystem.
+    fn disk_content(&self, disk: &Disk, begun: bool) -> Result<Content, HostError>;
 
     /// What lies in an image.
     fn image_content(&self, image: BorrowedFd<'_>) -> Result<Content, HostError>;

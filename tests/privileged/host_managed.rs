@@ -41,7 +41,7 @@ fn open(host: &LinuxHost, path: &Path) -> Disk {
 }
 
 fn content(host: &LinuxHost, path: &Path) -> Content {
-    host.disk_content(&open(host, path)).unwrap()
+    host.disk_content(&open(host, path), true).unwrap()
 }
 
 /// As much as any mkfs would have written to.
@@ -67,7 +67,7 @@ fn nothing_that_has_data_is_blank_or_formatted() {
         let dirty = |what: &str, make: &dyn Fn()| {
             make();
             let disk = open(&host, &path);
-            let found = host.disk_content(&disk).unwrap();
+            let found = host.disk_content(&disk, true).unwrap();
             assert_ne!(found, Content::Blank, "{what}");
             let before = beginning(&file);
             assert!(host.claim_disk(&disk, uuid).is_err(), "{what}");
@@ -108,7 +108,7 @@ fn a_filesystem_is_made_on_a_claimed_disk_and_an_interrupted_making_begins_again
             let device = open(&host, &path);
             assert_eq!(host.disk_user(&device).unwrap(), None);
             host.claim_disk(&device, uuid).unwrap();
-            assert_eq!(host.disk_content(&device).unwrap(), Content::Claimed(uuid));
+            assert_eq!(host.disk_content(&device, true).unwrap(), Content::Claimed(uuid));
             assert!(host.claim_disk(&device, uuid).is_err(), "it is not blank any more");
             let other = FilesystemUuid::from_bytes([1; 16]);
             assert!(host.make_on_disk(&device, filesystem, other).is_err(), "another's claim");
@@ -122,7 +122,7 @@ fn a_filesystem_is_made_on_a_claimed_disk_and_an_interrupted_making_begins_again
             node.write_all_at(&claim, CLAIM_AT).unwrap();
             node.sync_all().unwrap();
             drop(node);
-            assert_eq!(host.disk_content(&device).unwrap(), Content::Claimed(uuid));
+            assert_eq!(host.disk_content(&device, true).unwrap(), Content::Claimed(uuid));
             host.make_on_disk(&device, filesystem, uuid).unwrap();
             assert!(is_made(&host, &device, filesystem, uuid));
             drop(device);
@@ -180,7 +180,7 @@ fn an_image_is_made_blank_and_stays_reserved() {
 
 /// The filesystem is there, whole, and nothing claims the disk.
 fn is_made(host: &LinuxHost, disk: &Disk, filesystem: Filesystem, uuid: FilesystemUuid) -> bool {
-    let content = host.disk_content(disk).unwrap();
+    let content = host.disk_content(disk, true).unwrap();
     matches!(content, Content::Filesystem(found) if found.is_ours
         && (found.uuid, found.signature.filesystem) == (uuid, filesystem))
 }

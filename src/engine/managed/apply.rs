@@ -150,7 +150,11 @@ impl Run<'_> {
             Step::Extend(size) => self.extend(size),
             Step::FillHoles => {
                 // What it has stays usable without them.
-                if let Err(error) = self.image()?.fill_holes() {
+                let image = self.image()?;
+                let images = Images::open(self.ground.root_dir)?;
+                let more = image.length()?.saturating_sub(image.allocated()?);
+                let room = check_room(self.ground, &images, more, self.config);
+                if let Err(error) = room.and_then(|()| Ok(image.fill_holes()?)) {
                     tracing::error!(
                         pool = self.config.name,
                         error = chain(&error),
@@ -173,13 +177,26 @@ impl Run<'_> {
             Step::Mount => self.mount(),
             Step::EnableQuota => self.enable_quota(),
             Step::GrowFilesystem => {
-                let size = host.device_size(&self.device()?)?;
-                point(fault::point!("managed.grow.filesystem"), &self.config.path)?;
-                host.grow(self.create.filesystem, &self.sight.path, size)?;
-                tracing::info!(pool = self.config.name, %size, "managed pool has grown");
-                Ok(point(fault::point!("managed.grow.done"), &self.config.path)?)
+                // A btrfs that is being balanced, say, cannot be grown now, and works as it is.
+                if let Err(error) = self.grow_filesystem() {
+                    tracing::error!(
+                        pool = self.config.name,
+                        error = chain(&error),
+                        "the pool's filesystem does not grow; it is used as it is until the next start"
+                    );
+                }
+                Ok(())
             }
         }
+    }
+
+    fn grow_filesystem(&self) -> Result<(), EngineError> {
+        let host = self.ground.host;
+        let size = host.device_size(&self.device()?)?;
+        point(fault::point!("managed.grow.filesystem"), &self.config.path)?;
+        host.grow(self.create.filesystem, &self.sight.path, size)?;
+        tracing::info!(pool = self.config.name, %size, "managed pool has grown");
+        Ok(point(fault::point!("managed.grow.done"), &self.config.path)?)
     }
 
     fn attach(&mut self) -> Result<(), EngineError> {

@@ -10,7 +10,7 @@ use crate::host::{
     Content, DeviceNumber, Disk, FileIdentity, Host, HostError, MountEntry, MountTable, NodeKind,
     loop_path,
 };
-use crate::store::{Images, PoolImage};
+use crate::store::{Images, Making, PoolImage};
 use crate::volume::ByteSize;
 
 /// What was seen, with what was opened to see it.
@@ -130,7 +130,8 @@ pub(super) fn loops_on(host: &dyn Host, image: FileIdentity) -> Result<Vec<LoopS
 
 fn see_disk(host: &dyn Host, disk: &Disk, seen: &mut Seen) -> Result<Devices, EngineError> {
     seen.length = disk.size;
-    let content = host.disk_content(disk)?;
+    let begun = seen.record.is_some_and(|record| record.making == Making::Begun);
+    let content = host.disk_content(disk, begun)?;
     if matches!(content, Content::Blank | Content::Claimed(_)) {
         seen.user = host.disk_user(disk)?;
     }

@@ -7,10 +7,26 @@ use std::path::Path;
 
 use crate::host::MountTable;
 
+/// Filesystems of containers and of memory.
+const PASSING: [&str; 4] = ["overlay", "tmpfs", "ramfs", "rootfs"];
+
 /// Why a mount at `path` would not last; `None` when it would. Both paths are as the mount table shows them. On a plain
 /// host it does not matter whether `/` is shared.
 pub(super) fn refusal(table: &MountTable, root_dir: &Path, path: &Path) -> Option<String> {
-    let mount = table.containing(path.parent()?)?;
+    let parent = path.parent()?;
+    // What the image and the state lie on ends with the container as well, or with the machine's next start.
+    let passing = [root_dir, parent].into_iter().filter_map(|place| {
+        let mount = table.containing(place)?;
+        PASSING.contains(&mount.filesystem.as_str()).then_some((place, mount))
+    });
+    if let Some((place, mount)) = passing.into_iter().next() {
+        return Some(format!(
+            "{} lies on {}, which does not last: put it on a disk (in a container: a hostPath volume with mountPropagation: Bidirectional)",
+            place.display(),
+            mount.filesystem
+        ));
+    }
+    let mount = table.containing(parent)?;
     // A directory of the host, mounted into a container, shows where in its filesystem it is. So does a subvolume of
     // btrfs on any host.
     let is_bind = mount.root != Path::new("/") && mount.filesystem != "btrfs";
@@ -45,6 +61,8 @@ mod tests {
                 true,
             ),
             ("1 0 0:9 / / rw - overlay o rw\n2 1 8:1 /var/lib /var/lib rw - ext4 d rw\n", false),
+            ("1 0 0:9 / / rw - overlay o rw\n", false),
+            ("1 0 0:9 / / rw shared:1 - tmpfs o rw\n", false),
             ("1 0 8:1 / / rw - ext4 d rw\n2 1 8:2 / /var rw - ext4 d rw\n", true),
             ("1 0 8:1 / / rw - ext4 d rw\n2 1 8:2 /@var /var rw - btrfs d rw\n", true),
             ("1 0 8:1 / / rw - ext4 d rw\n2 1 8:2 / /var/lib/orlop rw - ext4 d rw\n", false),

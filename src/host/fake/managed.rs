@@ -27,7 +27,7 @@ impl ManagedPools for FakeHost {
         no_disks(&disk.path)
     }
 
-    fn disk_content(&self, disk: &Disk) -> Result<Content, HostError> {
+    fn disk_content(&self, disk: &Disk, _begun: bool) -> Result<Content, HostError> {
         no_disks(&disk.path)
     }
 

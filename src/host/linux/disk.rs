@@ -152,15 +152,22 @@ fn claim_in(sector: &[u8]) -> Option<FilesystemUuid> {
     (sector == claim_text(uuid)).then_some(uuid)
 }
 
-/// What lies in an open file or device of that size.
-pub(super) fn content(file: &File, size: u64, path: &Path) -> Result<Content, HostError> {
+/// What lies in an open file or device of that size. Only while a making is `begun` does a claim say that it is not over:
+/// once there is a filesystem, the place of the claim is its users', and a pod may write there what looks like one.
+pub(super) fn content(
+    file: &File,
+    size: u64,
+    begun: bool,
+    path: &Path,
+) -> Result<Content, HostError> {
     let read = failed("read", path);
-    if let Some(uuid) = claim_in(&read_at(file, CLAIM_AT, CLAIM_LENGTH).map_err(&read)?) {
-        return Ok(Content::Claimed(uuid));
-    }
+    let claim = claim_in(&read_at(file, CLAIM_AT, CLAIM_LENGTH).map_err(&read)?);
     let head = read_at(file, 0, PROBE_LENGTH).map_err(&read)?;
-    if let Some(found) = probe_pool(&head) {
-        return Ok(Content::Filesystem(found));
+    match (claim, probe_pool(&head)) {
+        (Some(uuid), _) if begun => return Ok(Content::Claimed(uuid)),
+        (_, Some(found)) => return Ok(Content::Filesystem(found)),
+        (Some(uuid), None) => return Ok(Content::Claimed(uuid)),
+        (None, None) => {}
     }
     if let Some(found) = crate::host::probe_signature(&head) {
         return Ok(Content::Foreign(format!("a filesystem ({})", found.filesystem)));
@@ -188,7 +195,7 @@ fn refuse(disk: &Disk, what: &str) -> HostError {
 }
 
 pub(super) fn claim(disk: &Disk, uuid: FilesystemUuid) -> Result<(), HostError> {
-    if content(&disk.file, disk.size.bytes(), &disk.path)? != Content::Blank {
+    if content(&disk.file, disk.size.bytes(), true, &disk.path)? != Content::Blank {
         return Err(refuse(disk, "the disk is not blank any more, so it is not claimed"));
     }
     write_alone(disk, "claim", &[(CLAIM_AT, claim_text(uuid).to_vec())])
@@ -196,7 +203,7 @@ pub(super) fn claim(disk: &Disk, uuid: FilesystemUuid) -> Result<(), HostError> 
 
 /// The disk carries the claim of this making.
 pub(super) fn check_claim(disk: &Disk, uuid: FilesystemUuid) -> Result<(), HostError> {
-    match content(&disk.file, disk.size.bytes(), &disk.path)? {
+    match content(&disk.file, disk.size.bytes(), true, &disk.path)? {
         Content::Claimed(found) if found == uuid => Ok(()),
         Content::Claimed(_) | Content::Blank | Content::Filesystem(_) | Content::Foreign(_) => Err(
             refuse(disk, "the disk does not carry the claim of this making; it is not formatted"),
@@ -239,7 +246,7 @@ mod tests {
     }
 
     fn look(file: &File, size: u64) -> Content {
-        content(file, size, Path::new("test")).unwrap()
+        content(file, size, true, Path::new("test")).unwrap()
     }
 
     #[test]

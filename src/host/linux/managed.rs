@@ -69,13 +69,13 @@ impl ManagedPools for LinuxHost {
         disk::user(disk)
     }
 
-    fn disk_content(&self, disk: &Disk) -> Result<Content, HostError> {
-        disk::content(&disk.file, disk.size.bytes(), &disk.path)
+    fn disk_content(&self, disk: &Disk, begun: bool) -> Result<Content, HostError> {
+        disk::content(&disk.file, disk.size.bytes(), begun, &disk.path)
     }
 
     fn image_content(&self, image: BorrowedFd<'_>) -> Result<Content, HostError> {
         let (file, length) = image_file(image)?;
-        disk::content(&file, length, &fd_path(image))
+        disk::content(&file, length, false, &fd_path(image))
     }
 
     fn claim_disk(&self, disk: &Disk, uuid: FilesystemUuid) -> Result<(), HostError> {
