@@ -257,7 +257,7 @@ impl Pools {
         if known.as_ref() != Some(store.uuid()) {
             self.state.remember(&config.name, store.uuid(), &config.path)?;
         }
-        let store = OpenPool {
+        Ok(OpenPool {
             name: config.name.clone(),
             reserve: config.reserve.unwrap_or_else(|| self.default_reserve(&config.path)),
             overcommit: config.overcommit,
@@ -270,8 +270,7 @@ impl Pools {
             store,
             foundation,
             lock,
-        };
-        Ok(store)
+        })
     }
 
     /// Sees to it that the filesystem of a managed pool is mounted.
