@@ -212,7 +212,9 @@ impl OpenPool {
     /// Lowers bounds that were not lowered because the volumes had more: now that nothing is being freed, or after some
     /// tries, what they have is theirs.
     pub(super) fn settle_overdue(&self, nothing_is_freed: bool, host: &dyn Host) {
-        for (writer, tries) in std::mem::take(&mut *lock(&self.holds.overdue)) {
+        // Not in the head of the loop: the lock would be held to its end.
+        let overdue = std::mem::take(&mut *lock(&self.holds.overdue));
+        for (writer, tries) in overdue {
             let forced = nothing_is_freed || tries >= TRIES;
             self.settle_as(&writer, forced, host);
             if let Some(again) = lock(&self.holds.overdue).get_mut(&writer) {
