@@ -20,9 +20,18 @@ pub(crate) struct Cases {
     failed: Vec<(&'static str, Kind)>,
 }
 
-/// The beginnings of the points that other tests have: those of `inline` and of `snapshots`.
-const ELSEWHERE: [&str; 5] =
-    ["engine.inline.", "engine.freeze.", "backend.copy.", "host.renew.", "managed."];
+/// The beginnings of the points that other tests have: those of `inline`, `snapshots`, `managed` and `limit_faults`.
+const ELSEWHERE: [&str; 9] = [
+    "engine.inline.",
+    "engine.freeze.",
+    "backend.copy.",
+    "host.renew.",
+    "managed.",
+    "backend.limit.",
+    "host.limit.",
+    "host.project.",
+    "host.quota.",
+];
 
 /// The points of this driver in the life of a volume that begins empty and has a claim.
 fn points() -> Vec<&'static str> {

@@ -30,6 +30,8 @@ mod inline;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
+mod limit_faults;
+#[cfg(test)]
 mod managed;
 #[cfg(test)]
 mod managed_faults;

@@ -17,7 +17,7 @@ use crate::privileged::{Sandbox, loops_below, poll, privileged, run};
 
 /// The points of making, mounting and growing a pool. Those of disks are hit on disks only.
 fn points() -> Vec<&'static str> {
-    let ours = ["managed.", "host.attach.", "host.mount.", "host.grow."];
+    let ours = ["managed.", "host.attach.", "host.mount.", "host.grow.", "host.quota."];
     let all = orlop::fault::all().into_iter();
     all.filter(|point| ours.iter().any(|beginning| point.starts_with(beginning))).collect()
 }
@@ -131,7 +131,9 @@ fn a_driver_that_dies_anywhere_while_it_makes_a_pool_on_a_disk_finishes_after_it
         let mut hit = Vec::new();
         for (index, point) in points().into_iter().enumerate() {
             let sandbox = sandbox.sub(point);
-            let filesystem = if index % 2 == 0 { "xfs" } else { "btrfs" };
+            // Quotas of XFS are a mount option.
+            let is_btrfs = index % 2 == 1 || point.starts_with("host.quota.");
+            let filesystem = if is_btrfs { "btrfs" } else { "xfs" };
             let (device, file) = disk(&sandbox);
             on_disk(&sandbox, &device, filesystem);
             let (mut driver, died) = born_with(&sandbox, &format!("{point}:abort"));
