@@ -44,6 +44,15 @@ pub struct FileIdentity {
     pub inode: u64,
 }
 
+impl FileIdentity {
+    /// That of an open file or a path that was looked at.
+    #[must_use]
+    pub fn of(metadata: &std::fs::Metadata) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        Self { device: DeviceNumber::of_stat(metadata.dev()), inode: metadata.ino() }
+    }
+}
+
 /// What lies at a path, links not followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NodeKind {

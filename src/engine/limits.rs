@@ -19,7 +19,7 @@ use super::{Engine, EngineError, Located, chain};
 use crate::backend::NewLimit;
 use crate::fault;
 use crate::host::{Bounds, Host, HostError, PoolFilesystem};
-use crate::store::{Entry, Name, Record, Volume, VolumeDir};
+use crate::store::{Name, Record, Volume, VolumeDir};
 use crate::volume::{Allocation, ByteSize, LimitKind, Quota, VolumeId};
 
 /// Who rewrites what others keep needs more than that at times: a twentieth more for random writes of 4 KiB, whose
@@ -193,9 +193,8 @@ impl OpenPool {
     }
 
     fn settle_as(&self, writer: &Name, forced: bool, host: &dyn Host) {
-        match self.store.entry(&writer.key) {
-            Some(Entry::Whole { generation, .. }) if generation == writer.generation => {}
-            Some(Entry::Whole { .. } | Entry::Damaged { .. }) | None => return,
+        if !self.has(writer) {
+            return;
         }
         // The record is read in the volume's turn, or an expansion could be taken back.
         let _turn = self.holds.turn(writer);
@@ -234,6 +233,12 @@ fn bounds(kind: LimitKind, size: ByteSize, shared: ByteSize) -> Bounds {
     Bounds { bytes: size.saturating_add(shared), inodes }
 }
 
+/// The class of the volume requires that it is held to its size.
+pub(super) fn requires_limit(volume: &Volume) -> bool {
+    let quota = volume.request.parameters.get("quota");
+    quota.is_some_and(|quota| quota == Quota::Required.as_str())
+}
+
 /// The kernel does not hold the volume any more.
 pub(super) fn not_held(id: &VolumeId, pool: &str) -> EngineError {
     EngineError::Precondition(format!(
@@ -249,8 +254,7 @@ impl Engine {
     /// The class of the volume requires that it is held, and it is not.
     pub(super) fn hold_to_size(&self, located: &Located) -> Result<(), EngineError> {
         let (volume, pool) = (located.volume(), &located.pool);
-        let required = volume.request.parameters.get("quota").map(String::as_str)
-            == Some(Quota::Required.as_str());
+        let required = requires_limit(volume);
         match pool.hold(volume, &*self.host) {
             Ok(true) => Ok(()),
             Ok(false) if required => Err(not_held(&located.id(), &pool.name)),
@@ -266,13 +270,19 @@ impl Engine {
         }
     }
 
-    /// How much of what a volume wrote a copy of its directory will have at most, where that is charged to the volume, and
-    /// what random writes take besides. As of the last commit, which may be half a minute ago.
-    pub(super) fn most_shared(&self, located: &Located) -> Result<ByteSize, EngineError> {
+    /// How much a volume wrote that its filesystem counts for it whoever has it, as of the last commit, which may be half a
+    /// minute ago; `None` where bytes are counted for who has them.
+    fn written(&self, located: &Located) -> Result<Option<ByteSize>, EngineError> {
         let limit = located.volume().limit.filter(|limit| limit.kind.charges_first_writer());
-        let Some(limit) = limit else { return Ok(ByteSize::ZERO) };
+        let Some(limit) = limit else { return Ok(None) };
         let state = self.host.limit_state(located.pool.store.directory(), limit)?;
-        Ok(with_rewrite(state.map(|state| state.used).unwrap_or_default()))
+        Ok(Some(state.map(|state| state.used).unwrap_or_default()))
+    }
+
+    /// How much of what a volume wrote a copy of its directory will have at most, where that is charged to the volume, and
+    /// what random writes take besides.
+    pub(super) fn most_shared(&self, located: &Located) -> Result<ByteSize, EngineError> {
+        Ok(self.written(located)?.map(with_rewrite).unwrap_or_default())
     }
 
     /// What a copy of a volume's directory is charged: as the filesystem counts it, as of a moment ago, which is when it
@@ -282,15 +292,11 @@ impl Engine {
         located: &Located,
         copy: &VolumeDir,
     ) -> Result<ByteSize, EngineError> {
-        let (volume, pool) = (located.volume(), &located.pool);
+        let volume = located.volume();
         let measured = || self.measure_in(copy, volume.resolved);
-        let Some(limit) = volume.limit.filter(|limit| limit.kind.charges_first_writer()) else {
-            return measured();
-        };
-        let wrote = self.host.limit_state(pool.store.directory(), limit)?;
-        let wrote = wrote.map(|state| state.used).unwrap_or_default();
+        let Some(wrote) = self.written(located)? else { return measured() };
         // What others have of what it wrote may be more than what it has itself.
-        let others = pool.store.shared_by_others(&volume.itself());
+        let others = located.pool.store.shared_by_others(&volume.itself());
         let taken = if others == ByteSize::ZERO { wrote } else { wrote.min(measured()?) };
         Ok(with_rewrite(taken))
     }
@@ -307,10 +313,7 @@ impl Engine {
         let mut rooms = Vec::new();
         for located in located {
             let (pool, size) = (&located.pool, located.volume().size);
-            let needed = self.most_shared(located)?;
-            if located.volume().limit.is_none_or(|limit| !limit.kind.charges_first_writer()) {
-                continue;
-            }
+            let Some(needed) = self.written(located)?.map(with_rewrite) else { continue };
             let room = pool.room(Allocation::Thin, &*self.host)?;
             if needed > room {
                 return Err(no_room(needed, pool, room));

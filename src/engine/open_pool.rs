@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::counting::Counts;
 use super::limits::Holds;
 use super::managed::Foundation;
-use crate::store::{Pool, PoolLock};
+use crate::store::{Entry, Name, Pool, PoolLock};
 use crate::volume::{ByteSize, PoolTag, VolumeId};
 
 /// What volumes may never take of a pool's filesystem.
@@ -60,6 +60,14 @@ pub(super) struct OpenPool {
 impl OpenPool {
     pub(super) fn tag(&self) -> PoolTag {
         self.store.uuid().tag()
+    }
+
+    /// The volume is there, and not a successor of its name.
+    pub(super) fn has(&self, name: &Name) -> bool {
+        match self.store.entry(&name.key) {
+            Some(Entry::Whole { generation, .. }) => generation == name.generation,
+            Some(Entry::Damaged { .. }) | None => false,
+        }
     }
 }
 

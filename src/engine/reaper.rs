@@ -57,8 +57,15 @@ pub(super) fn drain(pool: &OpenPool, host: &dyn Host) {
         }
     };
     let mut empty = BTreeSet::new();
+    let mut seen = BTreeSet::new();
+    if !names.is_empty() {
+        match being_freed(pool, host) {
+            Ok(freed) => seen = freed,
+            Err(error) => return cannot_tell(pool, &error),
+        }
+    }
     for name in names {
-        match hollow(pool, &name, host) {
+        match hollow(pool, &name, &mut seen, host) {
             Ok(()) => drop(empty.insert(name)),
             Err(error) => say(pool, &name, &error),
         }
@@ -67,10 +74,7 @@ pub(super) fn drain(pool: &OpenPool, host: &dyn Host) {
     let nothing_is_freed = loop {
         let freed = match being_freed(pool, host) {
             Ok(freed) => freed,
-            Err(error) => {
-                tracing::warn!(pool = pool.name, error = chain(&error), "cannot tell what is free");
-                return;
-            }
+            Err(error) => return cannot_tell(pool, &error),
         };
         close_free(pool, &mut empty, &freed, host);
         if empty.is_empty() || start.elapsed() > PATIENCE {
@@ -92,6 +96,10 @@ fn say(pool: &OpenPool, name: &OsStr, error: &EngineError) {
     tracing::warn!(pool = pool.name, entry = %name.display(), error = chain(error), "cannot remove from the trash");
 }
 
+fn cannot_tell(pool: &OpenPool, error: &EngineError) {
+    tracing::warn!(pool = pool.name, error = chain(error), "cannot tell what is free");
+}
+
 fn pending(pool: &OpenPool) -> MutexGuard<'_, BTreeMap<OsString, BTreeSet<u64>>> {
     pool.pending.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -105,9 +113,14 @@ fn being_freed(pool: &OpenPool, host: &dyn Host) -> Result<BTreeSet<u64>, Engine
     Ok(host.being_freed(filesystem)?.into_iter().collect())
 }
 
-/// Removes the data of an entry, and notes the subvolumes that went with it. Its bound goes first: what is full may need
-/// room to become empty.
-fn hollow(pool: &OpenPool, name: &OsStr, host: &dyn Host) -> Result<(), EngineError> {
+/// Removes the data of an entry, and notes the subvolumes that went with it: those that were not `seen` before. Its bound
+/// goes first: what is full may need room to become empty.
+fn hollow(
+    pool: &OpenPool,
+    name: &OsStr,
+    seen: &mut BTreeSet<u64>,
+    host: &dyn Host,
+) -> Result<(), EngineError> {
     let filesystem = pool.store.directory();
     if let Some(limit) = pool.store.grave_limit(name) {
         let lifted = host.limit_state(filesystem, limit).and_then(|state| {
@@ -120,9 +133,11 @@ fn hollow(pool: &OpenPool, name: &OsStr, host: &dyn Host) -> Result<(), EngineEr
             tracing::warn!(pool = pool.name, entry = %name.display(), error = chain(&error), "cannot lift its limit");
         }
     }
-    let before = being_freed(pool, host)?;
-    pool.store.empty_grave(name, host)?;
-    let own = being_freed(pool, host)?.difference(&before).copied().collect::<BTreeSet<_>>();
+    let emptied = pool.store.empty_grave(name, host);
+    let freed = being_freed(pool, host)?;
+    let own: BTreeSet<u64> = freed.difference(seen).copied().collect();
+    *seen = freed;
+    emptied?;
     if !own.is_empty() {
         pending(pool).entry(name.to_owned()).or_default().extend(own);
     }

@@ -16,7 +16,7 @@ use super::open_pool::OpenPool;
 use super::{Engine, chain};
 use crate::backend::{self, AtOnce, Found, Watcher};
 use crate::host::Host;
-use crate::store::{Entry, Name, VolumeDir};
+use crate::store::{Name, VolumeDir};
 use crate::volume::{Key, Limit, LimitKind};
 
 /// The first look comes so long after the pool was opened, the others so long after the one before.
@@ -73,16 +73,6 @@ impl Strays {
             *due = now + AGAIN;
         }
         is_due
-    }
-}
-
-impl OpenPool {
-    /// The volume is there, and not a successor of its name.
-    pub(super) fn has(&self, name: &Name) -> bool {
-        match self.store.entry(&name.key) {
-            Some(Entry::Whole { generation, .. }) => generation == name.generation,
-            Some(Entry::Damaged { .. }) | None => false,
-        }
     }
 }
 

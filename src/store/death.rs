@@ -135,7 +135,7 @@ impl Pool {
                 Some(_) | None => Disposal::Overwrite,
             },
         };
-        remove::contents(trash, name, disposal, host)
+        remove::contents(trash, name, disposal, host).map(drop)
     }
 
     /// Removes what [`Pool::empty_grave`] has left of an entry of `trash/`. Nothing is charged for it from then on. Answers

@@ -15,7 +15,7 @@ use nix::unistd::ftruncate;
 
 use super::{StoreError, dir, marker};
 use crate::fault;
-use crate::host::{DeviceNumber, FileIdentity};
+use crate::host::FileIdentity;
 use crate::volume::ByteSize;
 
 /// The images of a root directory.
@@ -192,9 +192,7 @@ impl PoolImage {
     /// # Errors
     /// A system call failed.
     pub fn identity(&self) -> Result<FileIdentity, StoreError> {
-        let metadata = self.metadata()?;
-        let device = DeviceNumber::of_stat(metadata.dev());
-        Ok(FileIdentity { device, inode: metadata.ino() })
+        Ok(FileIdentity::of(&self.metadata()?))
     }
 
     /// Its length.

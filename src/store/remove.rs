@@ -6,7 +6,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{Seek, SeekFrom, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -50,12 +50,7 @@ pub(super) fn tree(
     disposal: Disposal,
     host: &dyn Host,
 ) -> Result<(), StoreError> {
-    contents(parent, name, disposal, host)?;
-    let Some(stat) = dir::stat(parent, name)? else { return Ok(()) };
-    if !dir::is_kind(&stat, SFlag::S_IFDIR) {
-        return dir::unlink(parent, name);
-    }
-    let top = dir::open_dir(parent, name)?;
+    let Some(top) = contents(parent, name, disposal, host)? else { return Ok(()) };
     fault::point!("store.remove.emptied").map_err(|e| StoreError::io("remove", name, e))?;
     // What is left are records.
     for member in directories_in(top.as_fd())? {
@@ -79,7 +74,8 @@ fn directories_in(parent: BorrowedFd<'_>) -> Result<Vec<OsString>, StoreError> {
     Ok(found)
 }
 
-/// The same, but the records stay: that of the entry, and those of the members of a group.
+/// The same, but the records stay: that of the entry, and those of the members of a group. Answers the entry's directory,
+/// where there is one.
 ///
 /// # Errors
 /// As [`tree`].
@@ -88,10 +84,11 @@ pub(super) fn contents(
     name: &OsStr,
     disposal: Disposal,
     host: &dyn Host,
-) -> Result<(), StoreError> {
-    let Some(stat) = dir::stat(parent, name)? else { return Ok(()) };
+) -> Result<Option<OwnedFd>, StoreError> {
+    let Some(stat) = dir::stat(parent, name)? else { return Ok(None) };
     if !dir::is_kind(&stat, SFlag::S_IFDIR) {
-        return dir::unlink(parent, name);
+        dir::unlink(parent, name)?;
+        return Ok(None);
     }
     let top = dir::open_dir(parent, name)?;
     let mut remover = Remover { top: top.as_fd(), lifted: 0, disposal, host };
@@ -103,7 +100,8 @@ pub(super) fn contents(
     }
     let mut keep = members;
     keep.push(kind.record().into());
-    remover.empty(top.as_fd(), &keep, 0)
+    remover.empty(top.as_fd(), &keep, 0)?;
+    Ok(Some(top))
 }
 
 impl Remover<'_> {

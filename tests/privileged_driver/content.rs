@@ -9,7 +9,7 @@ use orlop::csi::proto::{VolumeUsage, volume_usage::Unit};
 use tonic::Code;
 
 use crate::driver::Driver;
-use crate::life::{Kind, Life, check_nothing_left, device_size, read, write};
+use crate::life::{Kind, Life, check_nothing_left, device_size, read, trash_is_empty, write};
 use crate::pools::PoolOn;
 use crate::privileged::{Sandbox, poll, privileged, run};
 
@@ -84,10 +84,6 @@ fn with_secret(driver: &mut Driver, life: &mut Life) -> File {
     let file = File::open(data_file(life, &life.dir())).unwrap();
     assert!(has_secret(&content(&file)));
     file
-}
-
-fn trash_is_empty(sandbox: &Sandbox) -> bool {
-    std::fs::read_dir(sandbox.path("pool/trash")).unwrap().next().is_none()
 }
 
 #[test]

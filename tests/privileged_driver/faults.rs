@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use tonic::{Code, Status};
 
 use crate::driver::Driver;
-use crate::life::{Kind, Life, check_nothing_left};
+use crate::life::{Kind, Life, check_nothing_left, trash_is_empty};
 use crate::privileged::{Sandbox, poll, privileged};
 
 /// What became of the cases of one test.
@@ -148,10 +148,6 @@ fn life_with_error(sandbox: &Sandbox, kind: Kind, fault: &str, code: fn(&str) ->
     driver.restart();
     check_nothing_left(sandbox, &mut driver);
     hit
-}
-
-fn trash_is_empty(sandbox: &Sandbox) -> bool {
-    std::fs::read_dir(sandbox.path("pool/trash")).unwrap().next().is_none()
 }
 
 /// The point in the birth of a pool, which is no volume's step.

@@ -13,7 +13,7 @@ use std::process::Command;
 
 use crate::client_snapshots::{from_snapshot, from_volume};
 use crate::driver::Driver;
-use crate::life::{Kind, Life, MIB};
+use crate::life::{Kind, Life, MIB, trash_is_empty};
 use crate::pools::{PoolOn, end};
 use crate::privileged::{Sandbox, poll, privileged};
 
@@ -168,8 +168,7 @@ fn a_full_directory_can_be_rewritten_after_a_snapshot() {
             life.down(&mut driver);
             life.gone(&mut driver);
         }
-        let trash = sandbox.path("pool/trash");
-        poll("the trash is empty", || std::fs::read_dir(&trash).unwrap().next().is_none());
+        poll("the trash is empty", || trash_is_empty(sandbox));
         // Nothing is shared any more, so the volume has its size again.
         as_pod("rm", &[full.target.join("fill").to_str().unwrap()]).unwrap();
         brim(&full, SIZE);

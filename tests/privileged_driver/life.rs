@@ -269,6 +269,11 @@ fn is_empty(dir: &Path) -> bool {
     std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
 }
 
+/// Nothing is left to be removed.
+pub(crate) fn trash_is_empty(sandbox: &Sandbox) -> bool {
+    is_empty(&sandbox.path("pool/trash"))
+}
+
 /// The pool is empty, the trash is emptied, nothing is mounted and nothing attached. A driver that dies while it
 /// empties the trash is started again.
 pub(crate) fn check_nothing_left(sandbox: &Sandbox, driver: &mut Driver) {

@@ -2,7 +2,7 @@
 
 use crate::driver::Driver;
 use crate::faults::for_each_case;
-use crate::life::{Kind, Life};
+use crate::life::{Kind, Life, trash_is_empty};
 use crate::pools::{PoolOn, end};
 use crate::privileged::{Sandbox, poll, privileged};
 
@@ -24,9 +24,7 @@ fn dies(sandbox: &Sandbox, pool: PoolOn, point: &str) -> bool {
     let mut driver = Driver::start_armed(sandbox, Some(&format!("{point}:abort")));
     let mut life = Life::new(sandbox, Kind::Hostpath, "v").with("quota", "required");
     life.whole(&mut driver);
-    poll("the trash is empty, or the driver dead", || {
-        driver.is_dead() || std::fs::read_dir(sandbox.path("pool/trash")).unwrap().next().is_none()
-    });
+    poll("the trash is empty, or the driver dead", || driver.is_dead() || trash_is_empty(sandbox));
     let hit = driver.deaths > 0 || driver.is_dead();
     end(sandbox, driver);
     hit
@@ -47,9 +45,7 @@ fn fails(sandbox: &Sandbox, pool: PoolOn, point: &str) -> bool {
             .any(|text| log.contains(text))
     };
     poll("the trash was looked at", || {
-        !driver.injected.is_empty()
-            || told(&driver)
-            || std::fs::read_dir(sandbox.path("pool/trash")).unwrap().next().is_none()
+        !driver.injected.is_empty() || told(&driver) || trash_is_empty(sandbox)
     });
     let hit = !driver.injected.is_empty() || told(&driver);
     driver.restart();

@@ -8,7 +8,7 @@ use tonic::Code;
 
 use crate::client::mount;
 use crate::driver::Driver;
-use crate::life::{Kind, Life, MIB, check_nothing_left, read, write};
+use crate::life::{Kind, Life, MIB, check_nothing_left, read, trash_is_empty, write};
 use crate::privileged::{mounts_below, poll, privileged, run};
 
 fn text(path: &Path) -> &str {
@@ -82,8 +82,7 @@ fn immutable_files_and_full_directories_are_removed() {
         run("chattr", &["+i", text(&sealed.join("file")), text(&sealed)]);
         life.down(&mut driver);
         life.gone(&mut driver);
-        let trash = sandbox.path("pool/trash");
-        poll("the trash is empty", || std::fs::read_dir(&trash).unwrap().next().is_none());
+        poll("the trash is empty", || trash_is_empty(sandbox));
         check_nothing_left(sandbox, &mut driver);
     });
 }

@@ -35,37 +35,34 @@ impl PoolOn {
         self != Self::Ext4
     }
 
+    /// Makes the filesystem and mounts it where the driver's pool will be.
+    pub(crate) fn mount(self, sandbox: &Sandbox, size: u64) {
+        self.mount_as(sandbox, size, &[], "loop");
+    }
+
     /// The same, so that it holds directories to their size.
     pub(crate) fn mount_with_limits(self, sandbox: &Sandbox, size: u64) {
-        let image = sandbox.path("pool.img");
-        File::create(&image).unwrap().set_len(size * MIB).unwrap();
-        let (pool, image) = (sandbox.make_dir("pool"), image.to_str().unwrap());
         match self {
-            Self::Ext4 => run("mkfs.ext4", &["-q", "-F", "-O", "quota,project", image]),
-            Self::Xfs => run("mkfs.xfs", &["-q", "-f", image]),
-            Self::Btrfs => run("mkfs.btrfs", &["-q", "-f", image]),
-        };
-        let options = if self == Self::Btrfs { "loop" } else { "loop,prjquota" };
-        run("mount", &["-o", options, image, pool.to_str().unwrap()]);
-        match self {
-            Self::Ext4 => drop(run("rmdir", &[pool.join("lost+found")])),
-            Self::Xfs => {}
+            Self::Ext4 => {
+                self.mount_as(sandbox, size, &["-O", "quota,project"], "loop,prjquota");
+            }
+            Self::Xfs => self.mount_as(sandbox, size, &[], "loop,prjquota"),
             Self::Btrfs => {
-                let root = File::open(pool).unwrap();
+                self.mount(sandbox, size);
+                let root = File::open(sandbox.path("pool")).unwrap();
                 let kind = LinuxHost::new().enable_quota(root.as_fd()).unwrap();
                 assert_eq!(kind, Some(LimitKind::SimpleQuota));
             }
         }
     }
 
-    /// Makes the filesystem and mounts it where the driver's pool will be.
-    pub(crate) fn mount(self, sandbox: &Sandbox, size: u64) {
+    fn mount_as(self, sandbox: &Sandbox, size: u64, features: &[&str], options: &str) {
         let image = sandbox.path("pool.img");
         File::create(&image).unwrap().set_len(size * MIB).unwrap();
-        let pool = sandbox.make_dir("pool");
+        let (pool, image) = (sandbox.make_dir("pool"), image.to_str().unwrap());
         let force = if self == Self::Ext4 { "-F" } else { "-f" };
-        run(&format!("mkfs.{}", self.name()), &["-q", force, image.to_str().unwrap()]);
-        run("mount", &["-o", "loop", image.to_str().unwrap(), pool.to_str().unwrap()]);
+        run(&format!("mkfs.{}", self.name()), &[&["-q", force], features, &[image]].concat());
+        run("mount", &["-o", options, image, pool.to_str().unwrap()]);
         if self == Self::Ext4 {
             run("rmdir", &[pool.join("lost+found")]);
         }

@@ -5,7 +5,7 @@ use tonic::Code;
 use crate::client_snapshots::from_snapshot;
 use crate::driver::Driver;
 use crate::faults::for_each_case;
-use crate::life::{Kind, Life, read, write};
+use crate::life::{Kind, Life, read, trash_is_empty, write};
 use crate::pools::{PoolOn, end};
 use crate::privileged::{Sandbox, poll, privileged};
 
@@ -116,7 +116,7 @@ fn life(
     source.gone(&mut driver);
     let quiet = "cannot remove from the trash";
     poll("the trash was looked at", || {
-        let trash = std::fs::read_dir(sandbox.path("pool/trash")).unwrap().next().is_none();
+        let trash = trash_is_empty(sandbox);
         !driver.injected.is_empty() || driver.is_dead() || driver.log().contains(quiet) || trash
     });
     for (step, status) in &driver.injected {

@@ -3,9 +3,10 @@
 use std::os::fd::BorrowedFd;
 
 use super::condition::{Condition, Findings};
+use crate::engine::limits::requires_limit;
 use crate::engine::{Engine, Located, chain};
 use crate::host::HostError;
-use crate::volume::{Limit, Quota};
+use crate::volume::Limit;
 
 impl Engine {
     /// What is wrong with the limit of a hostpath volume, from what the filesystem says of it and what the last look at its
@@ -18,8 +19,7 @@ impl Engine {
     ) {
         let volume = located.volume();
         let Some(limit) = volume.limit else {
-            let quota = volume.request.parameters.get("quota");
-            if quota.is_some_and(|quota| quota == Quota::Required.as_str()) {
+            if requires_limit(volume) {
                 let detail = "it was made with quota: required and has no limit";
                 findings.add(Condition::QuotaNotInForce, detail);
             }

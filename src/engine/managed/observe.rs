@@ -11,7 +11,6 @@ use crate::host::{
     loop_path,
 };
 use crate::store::{Images, Making, PoolImage};
-use crate::volume::ByteSize;
 
 /// What was seen, with what was opened to see it.
 #[derive(Debug)]
@@ -60,18 +59,8 @@ pub(super) fn observe(
 ) -> Result<Sight, EngineError> {
     let host = ground.host;
     let path = mount_path(host, &config.path)?;
-    let mut seen = Seen {
-        record: ground.state.managed(&config.name)?,
-        known,
-        content: None,
-        length: ByteSize::ZERO,
-        allocated: ByteSize::ZERO,
-        user: None,
-        loops: Vec::new(),
-        mounted: None,
-        elsewhere: None,
-        private: None,
-    };
+    let record = ground.state.managed(&config.name)?;
+    let mut seen = Seen { record, known, ..Seen::default() };
     let (mut image, mut disk) = (None, None);
     let devices = match &create.base {
         PoolBase::Image { .. } => {

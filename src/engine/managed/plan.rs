@@ -44,8 +44,8 @@ pub(super) struct MountSeen {
     pub(super) source: String,
 }
 
-/// What was seen.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What was seen; by default nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Seen {
     pub(super) record: Option<ManagedRecord>,
     /// A pool of this name was here before.

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 
 use super::FakeHost;
 use super::model::{lock, owned_file, path_of};
-use crate::host::{Bounds, DeviceNumber, FileIdentity, HostError, LimitState, Limits};
+use crate::host::{Bounds, FileIdentity, HostError, LimitState, Limits};
 use crate::volume::{ByteSize, Limit, LimitKind};
 
 /// The limits of the one filesystem of the model.
@@ -46,16 +46,13 @@ impl FakeLimits {
 }
 
 fn identity_at(path: &Path) -> Option<FileIdentity> {
-    use std::os::unix::fs::MetadataExt;
-    let metadata = std::fs::symlink_metadata(path).ok()?;
-    Some(FileIdentity { device: DeviceNumber::of_stat(metadata.dev()), inode: metadata.ino() })
+    std::fs::symlink_metadata(path).ok().map(|metadata| FileIdentity::of(&metadata))
 }
 
 fn identity(directory: BorrowedFd<'_>) -> Result<FileIdentity, HostError> {
-    use std::os::unix::fs::MetadataExt;
     let metadata = owned_file(directory)?.metadata();
     let metadata = metadata.map_err(|e| HostError::call("look at", path_of(directory), e))?;
-    Ok(FileIdentity { device: DeviceNumber::of_stat(metadata.dev()), inode: metadata.ino() })
+    Ok(FileIdentity::of(&metadata))
 }
 
 impl FakeHost {

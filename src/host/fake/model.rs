@@ -302,10 +302,7 @@ pub(super) fn status_for(
 ) -> LoopStatus {
     LoopStatus {
         number,
-        backing: FileIdentity {
-            device: DeviceNumber::of_stat(metadata.dev()),
-            inode: metadata.ino(),
-        },
+        backing: FileIdentity::of(metadata),
         backing_device: metadata
             .file_type()
             .is_block_device()

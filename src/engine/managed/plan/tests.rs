@@ -35,18 +35,7 @@ fn record(making: Making, on_device: bool) -> ManagedRecord {
 
 /// Nothing is there.
 fn nothing() -> Seen {
-    Seen {
-        record: None,
-        known: false,
-        content: None,
-        length: ByteSize::ZERO,
-        allocated: ByteSize::ZERO,
-        user: None,
-        loops: Vec::new(),
-        mounted: None,
-        elsewhere: None,
-        private: None,
-    }
+    Seen::default()
 }
 
 /// Made, and not mounted.
