@@ -105,6 +105,12 @@ impl Pool {
         self.host.end_limit(self.root().as_fd(), limit).unwrap()
     }
 
+    /// Left to itself the kernel begins half a minute later, which is as long as a test waits.
+    fn wait_until_free(&self) {
+        run("btrfs", &["filesystem", "sync", self.mount_point.to_str().unwrap()]);
+        poll("it is free", || self.host.being_freed(self.root().as_fd()).unwrap().is_empty());
+    }
+
     fn remove(&self, parent: &Path, name: &str) {
         let parent = File::open(parent).unwrap();
         assert!(self.host.remove_subvolume(parent.as_fd(), name.as_ref()).unwrap());
@@ -333,7 +339,7 @@ fn what_is_being_freed_is_known_until_it_is_free() {
             assert!(!pool.end(limit));
         }
         drop(held);
-        poll("it is free", || pool.host.being_freed(pool.root().as_fd()).unwrap().is_empty());
+        pool.wait_until_free();
         poll("the limit ends", || pool.end(limit));
         pool.unmount(sandbox);
     });
@@ -346,7 +352,7 @@ fn a_limit_that_was_left_is_not_that_of_a_later_volume() {
         let pool = Pool::simple(sandbox);
         let (_, old) = pool.volume("a", 64 * MIB);
         pool.remove(&pool.mount_point, "a");
-        poll("it is free", || pool.host.being_freed(pool.root().as_fd()).unwrap().is_empty());
+        pool.wait_until_free();
         // Newer kernels do not reuse an id whose own qgroup is there, which goes with the next commit.
         pool.used(old);
         pool.remount(sandbox);
@@ -379,6 +385,7 @@ fn a_snapshot_is_not_under_the_limit_of_its_volume() {
         assert!(own.contains(&pool.used(limit)));
         // Its volume goes before it: what it wrote is still there, but no limit is.
         pool.remove(&pool.mount_point, "a");
+        pool.wait_until_free();
         poll("the limit ends", || pool.end(limit));
         assert_eq!(pool.state(limit), None);
         pool.remove(&pool.mount_point, "snapshot");
