@@ -36,12 +36,14 @@ pub mod plan;
 mod pools;
 mod publish;
 mod reaper;
+mod room;
 mod snapshot;
 mod source;
 mod stage;
 mod stats;
 mod strays;
 mod traffic;
+mod usable;
 mod usage;
 
 use std::path::{Path, PathBuf};

@@ -25,6 +25,7 @@
 
 mod attachment;
 mod birth;
+mod charge;
 mod death;
 mod dir;
 mod directories;
@@ -36,27 +37,32 @@ mod managed;
 mod marker;
 mod merge;
 mod pool;
+mod promise;
 mod record;
 mod remove;
 mod scan;
 mod snapshot;
 mod state;
+mod taken;
 mod view;
 mod volume_dir;
 
 pub use attachment::Attachment;
 pub use birth::Incoming;
+pub use charge::{Charge, Charges};
 pub use death::Grave;
 pub use error::StoreError;
 pub use images::{Images, PoolImage};
-pub use index::{Charges, Entry, GroupEntry, SnapshotEntry};
+pub use index::{Entry, Footprint, GroupEntry, SnapshotEntry};
 pub use kind::Kind;
 pub use managed::{Making, ManagedRecord};
 pub use marker::{Marker, PoolLook, make_path as make_directories, open_directory};
 pub use pool::Pool;
+pub use promise::Promise;
 pub use record::{Record, Request, Resolved, Shared, Volume};
 pub use snapshot::{Group, Name, Snapshot, same_source};
 pub use state::{MarksLock, PoolLock, StateDir};
+pub use taken::Taken;
 pub use view::{PoolView, ViewedSnapshot, ViewedVolume};
 pub use volume_dir::{CopyProgress, VolumeDir};
 

@@ -1,14 +1,14 @@
-//! What a pool can still promise.
+//! What a pool can still promise, and promises to requests.
 //!
-//! promised = Σ sizes of volumes + trash not yet gone + archive + retained + what requests in flight will take.
-//! Room = min(size × overcommit − reserve − promised, available − reserve). Thick images are never overcommitted.
-
-use std::sync::{MutexGuard, PoisonError};
+//! Every creation, copy, snapshot and expansion promises what it will take before it begins. What it made takes the place of
+//! the promise in the index at one instant (see `store::Promise`); when it fails, the promise ends after what it left
+//! has been removed. `room` has the formula, `usable` what it is fed with.
 
 use super::open_pool::OpenPool;
 use super::{Engine, EngineError};
 use crate::backend;
-use crate::host::{Host, HostError, Space};
+use crate::host::{Host, HostError};
+use crate::store::{Charge, Promise};
 use crate::volume::{Allocation, Backend, ByteSize, Filesystem, Parameters, Topology};
 
 /// For which kind of volume capacity is asked.
@@ -33,45 +33,15 @@ pub struct Capacity {
     pub minimum: ByteSize,
 }
 
-/// Space that is promised to a request which has not ended; given back when dropped.
-#[derive(Debug)]
-pub(super) struct Reservation<'a> {
-    pool: &'a OpenPool,
-    size: ByteSize,
-}
-
-impl Drop for Reservation<'_> {
-    fn drop(&mut self) {
-        let mut in_flight = self.pool.in_flight();
-        *in_flight = in_flight.saturating_sub(self.size);
-    }
-}
-
 impl OpenPool {
-    fn in_flight(&self) -> MutexGuard<'_, ByteSize> {
-        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What can still be promised on a filesystem with that space, given what requests in flight will take.
-    fn room_beside(&self, space: &Space, in_flight: ByteSize, allocation: Allocation) -> ByteSize {
-        let factor = match allocation {
-            Allocation::Thin => self.overcommit,
-            Allocation::Thick => self.overcommit.min(1.0),
-        };
-        let reserve = self.reserve.of(space.total);
-        let promised = self.store.charges().total().saturating_add(in_flight);
-        let left = scaled(space.total, factor).saturating_sub(reserve).saturating_sub(promised);
-        left.min(space.available.saturating_sub(reserve))
-    }
-
     /// What can still be promised.
     pub(super) fn room(
         &self,
         allocation: Allocation,
         host: &dyn Host,
     ) -> Result<ByteSize, HostError> {
-        let space = host.space(self.store.directory())?;
-        Ok(self.room_beside(&space, *self.in_flight(), allocation))
+        let terms = self.terms(host, false)?;
+        Ok(terms.room(self.store.charges().promised(), allocation))
     }
 
     /// Promises space to a request.
@@ -83,31 +53,45 @@ impl OpenPool {
         size: ByteSize,
         allocation: Allocation,
         host: &dyn Host,
-    ) -> Result<Result<Reservation<'_>, ByteSize>, HostError> {
-        // Asked before the lock: a hung disk must not hold up who only wants to know.
-        let space = host.space(self.store.directory())?;
-        let mut in_flight = self.in_flight();
-        let room = self.room_beside(&space, *in_flight, allocation);
-        if size > room {
-            return Ok(Err(room));
+    ) -> Result<Result<Promise<'_>, ByteSize>, HostError> {
+        let promise = |about_to_refuse| {
+            // Asked before the promise: no lock that others need is held over I/O.
+            let terms = self.terms(host, about_to_refuse)?;
+            let charge = Charge::of(size, allocation);
+            Ok(self.store.promise(charge, |promised| terms.room(promised, allocation)))
+        };
+        match promise(false)? {
+            Ok(promise) => Ok(Ok(promise)),
+            Err(_room) => promise(true),
         }
-        *in_flight = in_flight.saturating_add(size);
-        Ok(Ok(Reservation { pool: self, size }))
+    }
+
+    /// Makes a promise as large as this, where it is smaller.
+    ///
+    /// # Errors
+    /// [`EngineError::NoSpace`]: the promise is what it was.
+    pub(super) fn raise<'a>(
+        &'a self,
+        promise: &mut Promise<'a>,
+        needed: Charge,
+        host: &dyn Host,
+    ) -> Result<(), EngineError> {
+        let more = needed.minus(promise.charge());
+        for (size, allocation) in [(more.thin, Allocation::Thin), (more.thick, Allocation::Thick)] {
+            if size > ByteSize::ZERO {
+                let added = self.reserve(size, allocation, host)?;
+                promise.add(added.map_err(|room| no_room(size, &self.name, room))?);
+            }
+        }
+        Ok(())
     }
 }
 
-/// A size times the overcommit factor.
-#[expect(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "the factor is an estimate of the operator; `as` saturates at both ends"
-)]
-fn scaled(size: ByteSize, factor: f64) -> ByteSize {
-    if (factor - 1.0).abs() < f64::EPSILON {
-        return size;
-    }
-    ByteSize::new((size.bytes() as f64 * factor) as u64)
+/// The error for what does not fit beside what the pool has promised.
+pub(super) fn no_room(size: ByteSize, pool: &str, room: ByteSize) -> EngineError {
+    EngineError::NoSpace(format!(
+        "no room for {size} in pool {pool}: {room} can still be promised; delete volumes or snapshots, add a pool, or lower its reserve"
+    ))
 }
 
 impl Engine {
@@ -135,6 +119,10 @@ impl Engine {
             options.map_err(|e| EngineError::Invalid(e.to_string()))?;
         }
         let (minimum, step) = backend::smallest(parameters.backend, filesystem);
+        let allocation = match parameters.backend {
+            Backend::Hostpath => Allocation::Thin,
+            Backend::Loop => parameters.allocation,
+        };
         let mut capacity = Capacity { available: ByteSize::ZERO, maximum: ByteSize::ZERO, minimum };
         let elsewhere = query.topology.as_ref().is_some_and(|term| !self.is_accessible(term));
         // What CreateVolume refuses has no room.
@@ -148,7 +136,7 @@ impl Engine {
             {
                 continue;
             }
-            let room = pool.room(parameters.allocation, &*self.host)?.round_down(step);
+            let room = pool.room(allocation, &*self.host)?.round_down(step);
             let room = if room < minimum { ByteSize::ZERO } else { room };
             capacity.available = capacity.available.saturating_add(room);
             capacity.maximum = capacity.maximum.max(room);

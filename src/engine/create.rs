@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use super::capacity::no_room;
 use super::open_pool::OpenPool;
 use super::snapshot::{generation, now};
 use super::source::Origin;
 use super::{Engine, EngineError, Located, read};
 use crate::backend::{self, ImageSpec};
 use crate::host::{FormatRecipe, PoolFilesystem, RootOwner};
-use crate::store::{Entry, Kind, Record, Request, Resolved, Shared, Volume, same_source};
+use crate::store::{Entry, Kind, Promise, Record, Request, Resolved, Shared, Volume, same_source};
 use crate::volume::{
     AccessType, Backend, ByteSize, CreateSpec, Filesystem, Generation, Limit, MkfsOption, OnDelete,
     Pod, PoolChoice, SizeError, Source, VolumeId,
@@ -55,13 +56,9 @@ impl Engine {
             None => plan(spec)?,
             Some(origin) => self.plan_copy(spec, origin)?,
         };
-        let pool = self.choose_pool(spec, &plan, origin.as_ref())?;
-        let allocation = spec.parameters.allocation;
-        let sharing = self.most_shared_with(spec, &pool, origin.as_ref())?;
-        let needs = plan.size.saturating_add(sharing);
-        let hold = pool.reserve(needs, allocation, &*self.host)?;
-        let _hold = hold.map_err(|room| no_room(needs, &pool.name, room))?;
-        self.make(spec, &plan, &pool, origin.as_ref())
+        let pools = self.possible_pools(spec, &plan, origin.as_ref())?;
+        let (pool, promise) = self.reserve_in_one(&pools, spec, &plan, origin.as_ref())?;
+        self.make(spec, &plan, pool, origin.as_ref(), promise)
     }
 
     /// The volume of that name, in whichever pool it is.
@@ -91,36 +88,57 @@ impl Engine {
         }
     }
 
-    fn choose_pool(
+    /// The pools that can have the volume: that of its source first, where blocks can be shared, then those with more
+    /// room.
+    fn possible_pools(
         &self,
         spec: &CreateSpec,
         plan: &Plan,
         origin: Option<&Origin>,
-    ) -> Result<Arc<OpenPool>, EngineError> {
-        let mut best: Option<(ByteSize, Arc<OpenPool>)> = None;
+    ) -> Result<Vec<Arc<OpenPool>>, EngineError> {
+        let mut possible = Vec::new();
         let mut refusal = None;
         for pool in self.pools.chosen(&spec.parameters.pool)? {
             if let Err(error) = self.check_pool(&pool, spec, plan.resolved) {
                 refusal = Some(error);
                 continue;
             }
-            let room = pool.room(spec.parameters.allocation, &*self.host)?;
-            // Next to what is copied, where blocks can be shared.
-            if origin.is_some_and(|origin| origin.pool.tag() == pool.tag()) && room >= plan.size {
-                return Ok(pool);
-            }
-            if best.as_ref().is_none_or(|(most, _)| room > *most) {
-                best = Some((room, pool));
-            }
+            let room = pool.room(plan.resolved.allocation(), &*self.host)?;
+            let is_beside = origin.is_some_and(|origin| origin.pool.tag() == pool.tag());
+            possible.push(((is_beside, room), pool));
         }
-        match best {
-            Some((_, pool)) => Ok(pool),
-            None => Err(refusal.unwrap_or_else(|| {
+        if possible.is_empty() {
+            return Err(refusal.unwrap_or_else(|| {
                 EngineError::Away(
                     "no pool of this node is usable now; see the driver's log".to_owned(),
                 )
-            })),
+            }));
         }
+        possible.sort_by_key(|(rank, _)| std::cmp::Reverse(*rank));
+        Ok(possible.into_iter().map(|(_, pool)| pool).collect())
+    }
+
+    /// Promises what the volume will take in the first pool that has the room by now.
+    fn reserve_in_one<'a>(
+        &self,
+        pools: &'a [Arc<OpenPool>],
+        spec: &CreateSpec,
+        plan: &Plan,
+        origin: Option<&Origin>,
+    ) -> Result<(&'a OpenPool, Promise<'a>), EngineError> {
+        let mut refusal: Option<(ByteSize, EngineError)> = None;
+        for pool in pools {
+            let needs = plan.size.saturating_add(self.most_shared_with(spec, pool, origin)?);
+            match pool.reserve(needs, plan.resolved.allocation(), &*self.host)? {
+                Ok(promise) => return Ok((pool, promise)),
+                Err(room) if refusal.as_ref().is_none_or(|(most, _)| room > *most) => {
+                    refusal = Some((room, no_room(needs, &pool.name, room)));
+                }
+                Err(_less) => {}
+            }
+        }
+        let unusable = || EngineError::Away("no pool of this node is usable now".to_owned());
+        Err(refusal.map_or_else(unusable, |(_, error)| error))
     }
 
     /// What the class asks for is possible on the pool's filesystem.
@@ -166,6 +184,7 @@ impl Engine {
         plan: &Plan,
         pool: &OpenPool,
         origin: Option<&Origin>,
+        mut promise: Promise<'_>,
     ) -> Result<Created, EngineError> {
         let mut record = Record::new(Volume {
             key: spec.key.clone(),
@@ -204,7 +223,7 @@ impl Engine {
         };
         let made = filled.and_then(|filled| {
             (record.volume.limit, record.volume.shared) = (filled.limit, filled.shared);
-            incoming.commit(&record).map_err(EngineError::from)
+            incoming.commit(&record, &mut promise).map_err(EngineError::from)
         });
         if let Err(error) = made {
             return Err(full(error).with_undo(incoming.abandon(&*self.host)));
@@ -241,12 +260,6 @@ impl Engine {
         };
         Ok(Filled { limit, shared: Vec::new() })
     }
-}
-
-fn no_room(size: ByteSize, pool: &str, room: ByteSize) -> EngineError {
-    EngineError::NoSpace(format!(
-        "no room for {size} in pool {pool}: {room} can still be promised; delete volumes, add a pool, or lower its reserve"
-    ))
 }
 
 /// The filesystem that the request names, in its capabilities or its parameters.

@@ -107,8 +107,8 @@ impl Engine {
         let size = range.choose(minimum, step).map_err(|error| size_error(&error))?;
         let more = size.saturating_sub(current);
         let pool = &located.pool;
-        let hold = pool.reserve(more, allocation, &*self.host)?;
-        let _hold = hold.map_err(|room| {
+        let promise = pool.reserve(more, allocation, &*self.host)?;
+        let mut promise = promise.map_err(|room| {
             EngineError::Size(format!(
                 "no room for {more} more in pool {}: {room} can still be promised",
                 pool.name
@@ -121,7 +121,7 @@ impl Engine {
         }
         let mut record = located.record.clone();
         record.volume.size = size;
-        let updated = pool.hold_and_update(&record, volume, &*self.host);
+        let updated = pool.hold_and_update(&record, volume, &mut promise, &*self.host);
         if !updated.map_err(|error| full(error, &pool.name))? {
             return Err(not_held(&id, &pool.name));
         }

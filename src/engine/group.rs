@@ -14,7 +14,7 @@ use super::traffic::QuietCopy;
 use super::{Engine, EngineError, FoundSnapshot, Located, reaper};
 use crate::backend::{BackendError, Progress};
 use crate::store::{
-    Group, GroupEntry, Incoming, Kind, Name, Snapshot, SnapshotEntry, StoreError, VolumeDir,
+    Charge, Group, GroupEntry, Incoming, Kind, Name, Snapshot, SnapshotEntry, StoreError, VolumeDir,
 };
 use crate::volume::{ByteSize, GroupId, Key, SnapshotId, VolumeId};
 
@@ -80,7 +80,7 @@ impl Engine {
         }
         located.iter().try_for_each(|located| self.may_be_copied(located))?;
         let pool = &first.pool;
-        let _hold = self.reserve_copy(&located)?;
+        let mut promise = self.reserve_copy(pool, &located)?;
         let full = |error: EngineError| {
             error.when_full(|cause| {
                 EngineError::NoSpace(format!(
@@ -92,7 +92,14 @@ impl Engine {
         let incoming = pool.store.begin(Kind::Group, &spec.key, &*self.host);
         let incoming = incoming.map_err(|e| full(e.into()))?;
         let _room = self.room_to_rewrite(&located)?;
-        match self.take_group(spec, &located, &incoming) {
+        let made = self.take_group(spec, &located, &incoming).and_then(|(group, snapshots)| {
+            let charges = snapshots.iter().map(Snapshot::charged).fold(Charge::NONE, Charge::plus);
+            pool.raise(&mut promise, charges, &*self.host)?;
+            let known = group.clone();
+            incoming.commit_group(group, snapshots, &mut promise)?;
+            Ok(known)
+        });
+        match made {
             Ok(group) => found(pool, &group),
             Err(error) => Err(full(error).with_undo(incoming.abandon(&*self.host))),
         }
@@ -139,7 +146,7 @@ impl Engine {
         spec: &GroupSpec,
         located: &[Located],
         incoming: &Incoming<'_>,
-    ) -> Result<Arc<Group>, EngineError> {
+    ) -> Result<(Group, Vec<Snapshot>), EngineError> {
         let (mut held, mut still, mut quiet) = (Vec::new(), Vec::new(), Vec::new());
         let mut members = Vec::new();
         for located in located {
@@ -166,7 +173,7 @@ impl Engine {
         if quiet.iter().any(|quiet| quiet.progress.is_interrupted()) {
             return Err(BackendError::Interrupted.into());
         }
-        self.commit_group(spec, &members, created, incoming)
+        self.seal_group(spec, &members, created)
     }
 
     /// Copies members that are in use, all at one instant.
@@ -180,16 +187,15 @@ impl Engine {
         })
     }
 
-    /// Flushes the members, counts them, and makes them exist.
-    fn commit_group(
+    /// Flushes the members and counts them.
+    fn seal_group(
         &self,
         spec: &GroupSpec,
         members: &[Member<'_>],
         created: String,
-        incoming: &Incoming<'_>,
-    ) -> Result<Arc<Group>, EngineError> {
+    ) -> Result<(Group, Vec<Snapshot>), EngineError> {
         let itself = Name { key: spec.key.clone(), generation: generation()? };
-        let (mut snapshots, mut reserved) = (Vec::new(), Vec::new());
+        let mut snapshots = Vec::new();
         for member in members {
             let volume = member.located.volume();
             let snapshot = Snapshot {
@@ -203,9 +209,7 @@ impl Engine {
                 charge: ByteSize::ZERO,
                 shared: volume.shared.clone(),
             };
-            let (sealed, hold) = self.seal_snapshot(member.located, &member.dir, snapshot)?;
-            snapshots.push(sealed);
-            reserved.push(hold);
+            snapshots.push(self.seal_snapshot(member.located, &member.dir, snapshot)?);
         }
         let group = Group {
             itself,
@@ -214,9 +218,7 @@ impl Engine {
             members: members.iter().map(|member| member.itself.clone()).collect(),
             sources: members.iter().map(|member| member.located.volume().itself()).collect(),
         };
-        let known = Arc::new(group.clone());
-        incoming.commit_group(group, snapshots)?;
-        Ok(known)
+        Ok((group, snapshots))
     }
 
     /// The group of an id.

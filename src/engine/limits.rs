@@ -14,13 +14,12 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::open_pool::OpenPool;
-use super::snapshot::no_room;
 use super::{Engine, EngineError, Located, chain};
 use crate::backend::NewLimit;
 use crate::fault;
 use crate::host::{Bounds, Host, HostError, PoolFilesystem};
-use crate::store::{Name, Record, Volume, VolumeDir};
-use crate::volume::{Allocation, ByteSize, LimitKind, Quota, VolumeId};
+use crate::store::{Name, Promise, Record, Volume, VolumeDir};
+use crate::volume::{ByteSize, LimitKind, Quota, VolumeId};
 
 /// Who rewrites what others keep needs more than that at times: a twentieth more for random writes of 4 KiB, whose
 /// metadata takes as much while it is on its way (measured on Linux 6.18).
@@ -171,6 +170,7 @@ impl OpenPool {
         &self,
         record: &Record,
         old: &Volume,
+        promise: &mut Promise<'_>,
         host: &dyn Host,
     ) -> Result<bool, EngineError> {
         let _turn = self.holds.turn(&old.itself());
@@ -179,7 +179,7 @@ impl OpenPool {
         }
         let updated = fault::point!("engine.limits.held")
             .map_err(|e| HostError::call("hold the volume", old.key.as_str(), e).into())
-            .and_then(|()| self.store.update(record).map_err(EngineError::from));
+            .and_then(|()| self.store.grow(record, promise).map_err(EngineError::from));
         match updated {
             Ok(()) => Ok(true),
             Err(error) => Err(error.with_undo(self.hold_now(old, false, host).map(drop))),
@@ -302,10 +302,10 @@ impl Engine {
     }
 
     /// Lets volumes rewrite all that they have while copies of them are being made; when the answer is dropped, as much as
-    /// the copies that there are by then ask for.
+    /// the copies that there are by then ask for. The caller has promised what the copies will be charged.
     ///
     /// # Errors
-    /// The pool has no room for what the copies will be charged.
+    /// The filesystem cannot be asked about a limit.
     pub(super) fn room_to_rewrite<'a>(
         &'a self,
         located: &'a [Located],
@@ -313,10 +313,8 @@ impl Engine {
         let mut rooms = Vec::new();
         for located in located {
             let (pool, size) = (&located.pool, located.volume().size);
-            let Some(needed) = self.written(located)?.map(with_rewrite) else { continue };
-            let room = pool.room(Allocation::Thin, &*self.host)?;
-            if needed > room {
-                return Err(no_room(needed, pool, room));
+            if self.written(located)?.is_none() {
+                continue;
             }
             let writer = located.volume().itself();
             let mut rewriting = lock(&pool.holds.rewriting);

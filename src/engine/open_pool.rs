@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::counting::Counts;
 use super::limits::Holds;
 use super::managed::Foundation;
+use super::usable::Measured;
 use crate::store::{Entry, Name, Pool, PoolLock};
 use crate::volume::{ByteSize, PoolTag, VolumeId};
 
@@ -40,8 +41,8 @@ pub(super) struct OpenPool {
     pub(super) store: Pool,
     pub(super) reserve: Reserve,
     pub(super) overcommit: f64,
-    /// Promised to requests that have not ended.
-    pub(super) in_flight: Mutex<ByteSize>,
+    /// What its filesystem has for it, as last measured.
+    pub(super) measured: Mutex<Option<Measured>>,
     pub(super) reaper: Turns,
     /// Outlives the pool for as long as a thread counts.
     pub(super) counts: Arc<Counts>,

@@ -261,7 +261,7 @@ impl Pools {
             name: config.name.clone(),
             reserve: config.reserve.unwrap_or_else(|| self.default_reserve(&config.path)),
             overcommit: config.overcommit,
-            in_flight: Mutex::default(),
+            measured: Mutex::default(),
             reaper: Turns::default(),
             counts: Arc::default(),
             orphans: Mutex::default(),

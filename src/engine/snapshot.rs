@@ -3,14 +3,16 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::capacity::Reservation;
+use super::capacity::no_room;
 use super::copying::CopyTarget;
 use super::open_pool::OpenPool;
 use super::pools::random;
 use super::{Engine, EngineError, Located, reaper};
 use crate::backend;
 use crate::host::HostError;
-use crate::store::{IMAGE, Kind, Name, Resolved, Snapshot, SnapshotEntry, StoreError, VolumeDir};
+use crate::store::{
+    IMAGE, Kind, Name, Promise, Resolved, Snapshot, SnapshotEntry, StoreError, VolumeDir,
+};
 use crate::volume::{
     Allocation, ByteSize, Generation, GroupId, Key, OnDelete, PoolTag, SnapshotId, Topology,
     VolumeId,
@@ -61,9 +63,6 @@ impl FoundSnapshot {
 /// A snapshot with the pool that it lives in.
 pub(super) type SnapshotIn = (Arc<OpenPool>, Arc<Snapshot>);
 
-/// A snapshot that is ready to exist, and what is promised for it until it does.
-type Sealed<'a> = (Snapshot, Option<Reservation<'a>>);
-
 fn damaged(id: &impl std::fmt::Display, source: StoreError) -> EngineError {
     EngineError::Damaged { what: format!("snapshot {id}"), source }
 }
@@ -78,14 +77,6 @@ pub(super) fn generation() -> Result<Generation, EngineError> {
     let mut bits = [0; 4];
     random(&mut bits)?;
     Ok(Generation::from_bits(bits))
-}
-
-/// The error for data that does not fit beside what the pool has promised.
-pub(super) fn no_room(charge: ByteSize, pool: &OpenPool, room: ByteSize) -> EngineError {
-    EngineError::NoSpace(format!(
-        "no room for {charge} in pool {}: {room} can still be promised; delete snapshots or volumes, or lower its reserve",
-        pool.name
-    ))
 }
 
 impl Engine {
@@ -140,7 +131,7 @@ impl Engine {
         self.check_requisite(&spec.requisite)?;
         self.may_be_copied(&located)?;
         let pool = &located.pool;
-        let _hold = self.reserve_copy(std::slice::from_ref(&located))?;
+        let mut promise = self.reserve_copy(pool, std::slice::from_ref(&located))?;
         let full = |error: EngineError| {
             error.when_full(|cause| {
                 EngineError::NoSpace(format!(
@@ -153,9 +144,10 @@ impl Engine {
         let incoming = incoming.map_err(|e| full(e.into()))?;
         let itself = Name { key: spec.key.clone(), generation: generation()? };
         let _room = self.room_to_rewrite(std::slice::from_ref(&located))?;
-        let made = self
-            .take(&located, incoming.dir(), itself, &spec.name)
-            .and_then(|(snapshot, _hold)| Ok(incoming.commit_snapshot(snapshot)?));
+        let made = self.take(&located, incoming.dir(), itself, &spec.name).and_then(|snapshot| {
+            pool.raise(&mut promise, snapshot.charged(), &*self.host)?;
+            Ok(incoming.commit_snapshot(snapshot, &mut promise)?)
+        });
         match made {
             Ok(snapshot) => Ok(FoundSnapshot { pool: pool.tag(), snapshot }),
             Err(error) => Err(full(error).with_undo(incoming.abandon(&*self.host))),
@@ -163,13 +155,13 @@ impl Engine {
     }
 
     /// Fills the directory of a new snapshot and flushes it.
-    fn take<'a>(
+    fn take(
         &self,
-        located: &'a Located,
+        located: &Located,
         dir: &VolumeDir,
         itself: Name,
         name: &str,
-    ) -> Result<Sealed<'a>, EngineError> {
+    ) -> Result<Snapshot, EngineError> {
         let created = now();
         self.copy_volume(located, self.snapshot_target(located, dir)?)?;
         self.seal_snapshot(
@@ -205,25 +197,19 @@ impl Engine {
         })
     }
 
-    /// Flushes the data of a new snapshot, says what it takes, and promises that where it was not promised before.
-    pub(super) fn seal_snapshot<'a>(
+    /// Flushes the data of a new snapshot, and says what it takes: a pod may have written since that was promised.
+    pub(super) fn seal_snapshot(
         &self,
-        located: &'a Located,
+        located: &Located,
         dir: &VolumeDir,
         mut snapshot: Snapshot,
-    ) -> Result<Sealed<'a>, EngineError> {
+    ) -> Result<Snapshot, EngineError> {
         if matches!(located.volume().resolved, Resolved::Loop { .. }) {
             // Longer than the record says when an expansion was cut off, or came in between.
             snapshot.size = backend::seal_image(dir)?;
         }
         snapshot.charge = self.charge_for(located, dir)?;
-        if !self.is_measured_later(located)? {
-            return Ok((snapshot, None));
-        }
-        let pool = &located.pool;
-        let hold = pool.reserve(snapshot.charge, Allocation::Thin, &*self.host)?;
-        let hold = hold.map_err(|room| no_room(snapshot.charge, pool, room))?;
-        Ok((snapshot, Some(hold)))
+        Ok(snapshot)
     }
 
     /// Only the finished snapshot tells what a volume takes: its own directory is being written to, and the snapshot of a
@@ -232,29 +218,29 @@ impl Engine {
         Ok(located.volume().resolved == Resolved::Hostpath && self.copies_instantly(located)?)
     }
 
-    /// Promises what copies of these volumes will take, all in one pool.
+    /// Promises what copies of these volumes will take, all in one pool; of those that are measured later, what is known
+    /// by now.
     ///
     /// # Errors
     /// There is no room, or a volume is in use that has to be counted file by file.
     pub(super) fn reserve_copy<'a>(
         &self,
-        located: &'a [Located],
-    ) -> Result<Vec<Reservation<'a>>, EngineError> {
-        let mut reserved = Vec::new();
+        pool: &'a OpenPool,
+        located: &[Located],
+    ) -> Result<Promise<'a>, EngineError> {
+        let mut promise = pool.store.no_promise();
         for located in located {
-            if self.is_measured_later(located)? {
-                continue;
-            }
-            self.refuse_restless(located)?;
-            let charge = self.measure(located)?;
-            let allocation = match located.volume().resolved {
-                Resolved::Loop { allocation, .. } => allocation,
-                Resolved::Hostpath => Allocation::Thin,
+            let charge = if self.is_measured_later(located)? {
+                self.most_shared(located)?
+            } else {
+                self.refuse_restless(located)?;
+                self.measure(located)?
             };
-            let hold = located.pool.reserve(charge, allocation, &*self.host)?;
-            reserved.push(hold.map_err(|room| no_room(charge, &located.pool, room))?);
+            let allocation = located.volume().resolved.allocation();
+            let more = pool.reserve(charge, allocation, &*self.host)?;
+            promise.add(more.map_err(|room| no_room(charge, &pool.name, room))?);
         }
-        Ok(reserved)
+        Ok(promise)
     }
 
     /// A request's topology includes this node.

@@ -11,6 +11,7 @@ mod counting;
 mod gate;
 mod limits;
 mod managed;
+mod meter;
 mod model;
 #[cfg(test)]
 mod tests;
@@ -68,6 +69,7 @@ impl FakeHost {
             mounts: Vec::new(),
             loops: BTreeMap::new(),
             space,
+            is_metered: false,
             faults: Vec::new(),
             gates: Vec::new(),
             calls: Vec::new(),
@@ -85,6 +87,11 @@ impl FakeHost {
     /// What every filesystem answers about its space from now on. With btrfs there are subvolumes.
     pub fn set_space(&self, space: Space) {
         lock(&self.model).space = space;
+    }
+
+    /// From now on the images below a directory take their blocks of what its filesystem says is available.
+    pub fn meter_images(&self) {
+        lock(&self.model).is_metered = true;
     }
 
     /// What becomes of the filesystem on a device, `/dev/sda1` for the machine's own.
@@ -441,7 +448,8 @@ impl Host for FakeHost {
     }
 
     fn space(&self, file: BorrowedFd<'_>) -> Result<Space, HostError> {
-        Ok(self.look("space", &path_of(file))?.space)
+        let place = path_of(file);
+        Ok(meter::left(self.look("space", &place)?, &place))
     }
 
     fn space_at(&self, path: &Path) -> Result<Space, HostError> {

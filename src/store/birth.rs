@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::index::{GroupEntry, SnapshotEntry};
 use super::pool::{Pool, take_back, whole};
+use super::promise::Promise;
 use super::record::Record;
 use super::remove::{self, Disposal};
 use super::snapshot::{Group, Snapshot};
@@ -82,13 +83,17 @@ impl Incoming<'_> {
         Ok(self.dir.create_directory(key.as_str())?.into())
     }
 
-    /// Makes the volume exist. What is in it has been flushed by whoever wrote it.
+    /// Makes the volume exist. What is in it has been flushed by whoever wrote it. What was promised for it is counted as
+    /// its own from then on.
     ///
     /// # Errors
-    /// [`StoreError::Exists`], or a system call failed; then the volume does not exist.
-    pub fn commit(&self, record: &Record) -> Result<(), StoreError> {
+    /// [`StoreError::Exists`], or a system call failed; then the volume does not exist, and the promise still holds.
+    pub fn commit(&self, record: &Record, promise: &mut Promise<'_>) -> Result<(), StoreError> {
         self.make_exist(&record.to_text()?)?;
-        self.pool.index().insert(self.key.clone(), whole(&record.volume));
+        let mut index = self.pool.index();
+        index.insert(self.key.clone(), whole(&record.volume));
+        promise.settle(&mut index);
+        drop(index);
         self.flush_incoming()
     }
 
@@ -96,11 +101,18 @@ impl Incoming<'_> {
     ///
     /// # Errors
     /// As [`Incoming::commit`].
-    pub fn commit_snapshot(&self, snapshot: Snapshot) -> Result<Arc<Snapshot>, StoreError> {
+    pub fn commit_snapshot(
+        &self,
+        snapshot: Snapshot,
+        promise: &mut Promise<'_>,
+    ) -> Result<Arc<Snapshot>, StoreError> {
         self.make_exist(&snapshot.to_text()?)?;
         let snapshot = Arc::new(snapshot);
         let entry = SnapshotEntry::Whole(Arc::clone(&snapshot));
-        self.pool.index().insert_snapshot(self.key.clone(), entry);
+        let mut index = self.pool.index();
+        index.insert_snapshot(self.key.clone(), entry);
+        promise.settle(&mut index);
+        drop(index);
         self.flush_incoming()?;
         Ok(snapshot)
     }
@@ -109,7 +121,12 @@ impl Incoming<'_> {
     ///
     /// # Errors
     /// As [`Incoming::commit`].
-    pub fn commit_group(&self, group: Group, members: Vec<Snapshot>) -> Result<(), StoreError> {
+    pub fn commit_group(
+        &self,
+        group: Group,
+        members: Vec<Snapshot>,
+        promise: &mut Promise<'_>,
+    ) -> Result<(), StoreError> {
         for member in &members {
             let key = member.itself.key.as_str();
             let fd = dir::open_dir(self.dir.as_fd(), key)?;
@@ -122,6 +139,7 @@ impl Incoming<'_> {
             index.insert_snapshot(key, SnapshotEntry::Whole(Arc::new(member)));
         }
         index.insert_group(self.key.clone(), GroupEntry::Whole(Arc::new(group)));
+        promise.settle(&mut index);
         drop(index);
         self.flush_incoming()
     }

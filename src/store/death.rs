@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::index::Cost;
+use super::charge::Cost;
 use super::pool::{Pool, read_record, take_back};
 use super::record::Record;
 use super::remove::{self, Disposal};
@@ -49,7 +49,7 @@ impl Pool {
         let name = self.rename_to(Kind::Volume, &volume.itself(), grave)?;
         let mut index = self.index();
         index.remove(&volume.key);
-        let cost = Cost::of_volume(volume.size, &volume.shared);
+        let cost = Cost::of_volume(volume.charged(), &volume.shared);
         index.insert_grave(format!("{}/{name}", grave.directory()), cost);
         drop(index);
         Ok(name)
@@ -176,7 +176,7 @@ pub(super) fn grave_cost(parent: BorrowedFd<'_>, name: &OsStr) -> Cost {
         let fd = dir::open_dir(parent, name).ok()?;
         match kind {
             Kind::Volume => grave_record(parent, name)
-                .map(|record| Cost::of_volume(record.volume.size, &record.volume.shared)),
+                .map(|record| Cost::of_volume(record.volume.charged(), &record.volume.shared)),
             Kind::Snapshot => snapshot_cost(fd.as_fd(), &key),
             Kind::Group => {
                 let keys = dir::names(fd.as_fd()).ok()?;

@@ -8,8 +8,18 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::attachment::AttachmentCount;
+use super::charge::{Charge, Charges, Cost, GRAVES, IN_FLIGHT, SNAPSHOTS, Sum, VOLUMES};
 use super::{Group, Name, Shared, Snapshot};
-use crate::volume::{ByteSize, Generation, Key};
+use crate::volume::{Allocation, ByteSize, Generation, Key};
+
+/// How it can be known what the data of a volume takes of the pool's filesystem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Footprint {
+    /// Its image tells.
+    Image,
+    /// Nobody can say at once: a directory, or an image that may share blocks.
+    Unknown,
+}
 
 /// A volume in short.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +30,10 @@ pub enum Entry {
         generation: Generation,
         /// Its size.
         size: ByteSize,
+        /// Whether its blocks are reserved.
+        allocation: Allocation,
+        /// How it can be known what it takes.
+        footprint: Footprint,
         /// What it shared when it was made.
         shared: Vec<Shared>,
         /// It is an inline volume: its pod's, not the CO's.
@@ -39,8 +53,10 @@ pub enum Entry {
 impl Entry {
     fn cost(&self) -> Cost {
         match self {
-            Self::Whole { size, shared, .. } => Cost::of_volume(*size, shared),
-            Self::Damaged { size, .. } => Cost::of_volume(*size, &[]),
+            Self::Whole { size, allocation, shared, .. } => {
+                Cost::of_volume(Charge::of(*size, *allocation), shared)
+            }
+            Self::Damaged { size, .. } => damaged(*size),
         }
     }
 
@@ -50,6 +66,11 @@ impl Entry {
             Self::Damaged { .. } => &[],
         }
     }
+}
+
+/// What cannot be read costs what its data may take.
+fn damaged(size: ByteSize) -> Cost {
+    Cost::of_volume(Charge::of(size, Allocation::Thin), &[])
 }
 
 /// A snapshot in the index.
@@ -70,42 +91,8 @@ impl SnapshotEntry {
     fn cost(&self) -> Cost {
         match self {
             Self::Whole(snapshot) => Cost::of_snapshot(snapshot),
-            Self::Damaged { size, .. } => Cost::of_volume(*size, &[]),
+            Self::Damaged { size, .. } => damaged(*size),
         }
-    }
-}
-
-/// What something costs its pool for as long as it is there, in its place or in a grave.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Cost {
-    /// What is charged for it alone.
-    pub(super) charge: ByteSize,
-    /// What is charged once for it and all others that have it.
-    pub(super) shares: Vec<Shared>,
-}
-
-impl Cost {
-    /// A volume is charged its size.
-    pub(super) fn of_volume(size: ByteSize, shared: &[Shared]) -> Self {
-        Self { charge: size, shares: shared.to_vec() }
-    }
-
-    /// What a snapshot took when it was made is charged as long as it, or anything that began with it, is there.
-    pub(super) fn of_snapshot(snapshot: &Snapshot) -> Self {
-        let own = Shared {
-            size: snapshot.charge,
-            writer: snapshot.source.clone(),
-            origin: snapshot.itself.clone(),
-        };
-        let shares = std::iter::once(own).chain(snapshot.shared.iter().cloned()).collect();
-        Self { charge: ByteSize::ZERO, shares }
-    }
-
-    /// Both.
-    pub(super) fn and(mut self, other: Self) -> Self {
-        self.charge = self.charge.saturating_add(other.charge);
-        self.shares.extend(other.shares);
-        self
     }
 }
 
@@ -119,25 +106,6 @@ pub enum GroupEntry {
         /// Why.
         reason: String,
     },
-}
-
-/// What the pool has promised, by reason.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Charges {
-    /// Volumes.
-    pub volumes: ByteSize,
-    /// Snapshots, those in groups included, and what is left of those that are gone in volumes that began with them.
-    pub snapshots: ByteSize,
-    /// Archived, retained and not yet removed ones.
-    pub graves: ByteSize,
-}
-
-impl Charges {
-    /// All of it.
-    #[must_use]
-    pub const fn total(self) -> ByteSize {
-        self.volumes.saturating_add(self.snapshots).saturating_add(self.graves)
-    }
 }
 
 /// The volumes, snapshots and graves of one pool.
@@ -155,6 +123,8 @@ pub(super) struct Index {
     /// What of a volume's writing others have as well, by writer and origin: how many have it, and how much it is.
     shares: BTreeMap<Name, BTreeMap<Name, (usize, ByteSize)>>,
     charges: Charges,
+    /// How often the charges have changed.
+    revision: u64,
     attachments: AttachmentCount,
 }
 
@@ -167,11 +137,65 @@ fn behind<'a, T>(
 }
 
 impl Index {
+    fn add(&mut self, sum: Sum, charge: Charge) {
+        let sum = sum(&mut self.charges);
+        *sum = sum.saturating_add(charge.total());
+        self.charges.thick = self.charges.thick.saturating_add(charge.thick);
+        self.revision = self.revision.wrapping_add(1);
+    }
+
+    fn take(&mut self, sum: Sum, charge: Charge) {
+        let sum = sum(&mut self.charges);
+        *sum = sum.saturating_sub(charge.total());
+        self.charges.thick = self.charges.thick.saturating_sub(charge.thick);
+        self.revision = self.revision.wrapping_add(1);
+    }
+
+    fn add_cost(&mut self, sum: Sum, cost: &Cost) {
+        self.add(sum, cost.charge);
+        for share in &cost.shares {
+            let origins = self.shares.entry(share.writer.clone()).or_default();
+            let (count, size) = origins.entry(share.origin.clone()).or_insert((0, share.size));
+            *count += 1;
+            let first = (*count == 1).then_some(*size);
+            if let Some(size) = first {
+                self.add(SNAPSHOTS, Charge::of(size, Allocation::Thin));
+            }
+        }
+    }
+
+    fn take_cost(&mut self, sum: Sum, cost: &Cost) {
+        self.take(sum, cost.charge);
+        for share in &cost.shares {
+            let Some(origins) = self.shares.get_mut(&share.writer) else { continue };
+            let Some((count, size)) = origins.get_mut(&share.origin) else { continue };
+            *count -= 1;
+            if *count == 0 {
+                let last = Charge::of(*size, Allocation::Thin);
+                origins.remove(&share.origin);
+                if origins.is_empty() {
+                    self.shares.remove(&share.writer);
+                }
+                self.take(SNAPSHOTS, last);
+            }
+        }
+    }
+
+    pub(super) fn begin_promise(&mut self, charge: Charge) {
+        self.add(IN_FLIGHT, charge);
+    }
+
+    pub(super) fn end_promise(&mut self, charge: Charge) {
+        self.take(IN_FLIGHT, charge);
+    }
+
+    pub(super) const fn revision(&self) -> u64 {
+        self.revision
+    }
+
     pub(super) fn insert(&mut self, key: Key, entry: Entry) {
         self.remove(&key);
-        let cost = entry.cost();
-        self.charges.volumes = self.charges.volumes.saturating_add(cost.charge);
-        self.add_shares(&cost);
+        self.add_cost(VOLUMES, &entry.cost());
         if matches!(entry, Entry::Whole { inline: true, .. }) {
             self.inline.insert(key.clone());
         }
@@ -183,9 +207,7 @@ impl Index {
 
     pub(super) fn remove(&mut self, key: &Key) {
         if let Some(old) = self.volumes.remove(key) {
-            let cost = old.cost();
-            self.charges.volumes = self.charges.volumes.saturating_sub(cost.charge);
-            self.remove_shares(&cost);
+            self.take_cost(VOLUMES, &old.cost());
             for node in old.nodes() {
                 self.attachments.remove(node);
             }
@@ -214,9 +236,7 @@ impl Index {
 
     pub(super) fn insert_snapshot(&mut self, key: Key, entry: SnapshotEntry) {
         self.remove_snapshot(&key);
-        let cost = entry.cost();
-        self.charges.snapshots = self.charges.snapshots.saturating_add(cost.charge);
-        self.add_shares(&cost);
+        self.add_cost(SNAPSHOTS, &entry.cost());
         if let SnapshotEntry::Whole(snapshot) = &entry {
             self.by_source.entry(snapshot.source.clone()).or_default().insert(key.clone());
         }
@@ -225,9 +245,7 @@ impl Index {
 
     pub(super) fn remove_snapshot(&mut self, key: &Key) {
         let Some(old) = self.snapshots.remove(key) else { return };
-        let cost = old.cost();
-        self.charges.snapshots = self.charges.snapshots.saturating_sub(cost.charge);
-        self.remove_shares(&cost);
+        self.take_cost(SNAPSHOTS, &old.cost());
         if let SnapshotEntry::Whole(snapshot) = old
             && let Some(keys) = self.by_source.get_mut(&snapshot.source)
         {
@@ -284,8 +302,7 @@ impl Index {
 
     pub(super) fn insert_grave(&mut self, path: String, cost: Cost) {
         self.remove_grave(&path);
-        self.charges.graves = self.charges.graves.saturating_add(cost.charge);
-        self.add_shares(&cost);
+        self.add_cost(GRAVES, &cost);
         self.graves.insert(path, cost);
     }
 
@@ -296,35 +313,8 @@ impl Index {
     /// Forgets a grave; the volumes that wrote what it shared.
     pub(super) fn remove_grave(&mut self, path: &str) -> Vec<Name> {
         let Some(cost) = self.graves.remove(path) else { return Vec::new() };
-        self.charges.graves = self.charges.graves.saturating_sub(cost.charge);
-        self.remove_shares(&cost);
+        self.take_cost(GRAVES, &cost);
         cost.shares.into_iter().map(|share| share.writer).collect()
-    }
-
-    fn add_shares(&mut self, cost: &Cost) {
-        for share in &cost.shares {
-            let origins = self.shares.entry(share.writer.clone()).or_default();
-            let (count, size) = origins.entry(share.origin.clone()).or_insert((0, share.size));
-            if *count == 0 {
-                self.charges.snapshots = self.charges.snapshots.saturating_add(*size);
-            }
-            *count += 1;
-        }
-    }
-
-    fn remove_shares(&mut self, cost: &Cost) {
-        for share in &cost.shares {
-            let Some(origins) = self.shares.get_mut(&share.writer) else { continue };
-            let Some((count, size)) = origins.get_mut(&share.origin) else { continue };
-            *count -= 1;
-            if *count == 0 {
-                self.charges.snapshots = self.charges.snapshots.saturating_sub(*size);
-                origins.remove(&share.origin);
-                if origins.is_empty() {
-                    self.shares.remove(&share.writer);
-                }
-            }
-        }
     }
 
     /// How much of what a volume wrote others have as well: snapshots, volumes that began with it, and what is left of
@@ -369,13 +359,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_sums_are_those_of_the_entries(steps in proptest::collection::vec((0_u8..10, 0_u8..4, 0_u64..1000), 0..60)) {
+        fn the_sums_are_those_of_the_entries(steps in proptest::collection::vec((0_u8..12, 0_u8..4, 0_u64..1000), 0..60)) {
             let mut index = Index::default();
-            let mut promised = BTreeSet::new();
+            let (mut promised, mut in_flight) = (BTreeSet::new(), Vec::new());
             let writer = Name { key: Key::of_name("w"), generation: Generation::from_bits([0; 4]) };
             for (what, name, size) in steps {
                 let key = Key::of_name(&name.to_string());
                 let bytes = ByteSize::new(size);
+                let allocation =
+                    if size % 3 == 0 { Allocation::Thick } else { Allocation::Thin };
                 let shared = vec![Shared {
                     size: ByteSize::new(7),
                     writer: writer.clone(),
@@ -384,6 +376,8 @@ mod tests {
                 let whole = |inline: bool, nodes: &[&str]| Entry::Whole {
                     generation: Generation::from_bits([0; 4]),
                     size: bytes,
+                    allocation,
+                    footprint: Footprint::Image,
                     shared: if inline { shared.clone() } else { Vec::new() },
                     inline,
                     nodes: nodes.iter().map(|node| (*node).to_owned()).collect(),
@@ -391,7 +385,7 @@ mod tests {
                 match what {
                     0 => index.insert(key, Entry::Damaged { reason: String::new(), size: bytes }),
                     1 => index.remove(&key),
-                    2 => index.insert_grave(name.to_string(), Cost::of_volume(bytes, &shared)),
+                    2 => index.insert_grave(name.to_string(), Cost::of_volume(Charge::of(bytes, allocation), &shared)),
                     3 => drop(index.remove_grave(&name.to_string())),
                     4 => index.insert_snapshot(key, snapshot(&name.to_string(), u8::from(size % 2 == 0), bytes)),
                     5 => index.remove_snapshot(&key),
@@ -407,10 +401,16 @@ mod tests {
                         index.attachments().take_back(&key, "n1");
                         promised.remove(&key);
                     }
-                    _ => index.insert(key, whole(true, &[])),
+                    9 => index.insert(key, whole(true, &[])),
+                    10 => {
+                        let charge = Charge::of(bytes, allocation);
+                        in_flight.push(charge);
+                        index.begin_promise(charge);
+                    }
+                    _ => index.end_promise(in_flight.pop().unwrap_or_default()),
                 }
             }
-            let charge = |cost: Cost| cost.charge.bytes();
+            let charge = |cost: Cost| cost.charge.total().bytes();
             let volumes: u64 = index.volumes.values().map(|entry| charge(entry.cost())).sum();
             let graves: u64 = index.graves.values().cloned().map(charge).sum();
             let attached = index.volumes.values().filter(|entry| !entry.nodes().is_empty()).count();
@@ -428,7 +428,12 @@ mod tests {
             prop_assert_eq!(index.shared_by_others(&writer).bytes(), shared);
             prop_assert_eq!(index.charges().volumes.bytes(), volumes);
             prop_assert_eq!(index.charges().snapshots.bytes(), snapshots + shared);
-            prop_assert_eq!(index.charges().total().bytes(), volumes + snapshots + shared + graves);
+            let flying: u64 = in_flight.iter().map(|charge| charge.total().bytes()).sum();
+            let all = volumes + snapshots + shared + graves + flying;
+            prop_assert_eq!(index.charges().total().bytes(), all);
+            let costs = index.volumes.values().map(Entry::cost).chain(index.graves.values().cloned());
+            let thick = costs.map(|cost| cost.charge).chain(in_flight).map(|c| c.thick.bytes());
+            prop_assert_eq!(index.charges().promised().thick.bytes(), thick.sum::<u64>());
             let listed: usize = index.by_source.values().map(BTreeSet::len).sum();
             prop_assert_eq!(listed, index.snapshots.len());
         }

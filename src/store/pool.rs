@@ -8,9 +8,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::{fstat, stat};
 
+use super::charge::Charges;
 use super::directories::Directories;
-use super::index::{Charges, Entry, GroupEntry, Index, SnapshotEntry};
+use super::index::{Entry, GroupEntry, Index, SnapshotEntry};
 use super::marker::{self, Marker, PoolLook};
+use super::promise::Promise;
 use super::record::{RECORD, Record, Volume};
 use super::snapshot::Snapshot;
 use super::volume_dir::VolumeDir;
@@ -268,10 +270,21 @@ impl Pool {
     /// # Errors
     /// A system call failed; the old record still holds.
     pub fn update(&self, record: &Record) -> Result<(), StoreError> {
+        self.grow(record, &mut self.no_promise())
+    }
+
+    /// The same for a volume that is larger now: what was promised for that is counted as its own from then on.
+    ///
+    /// # Errors
+    /// As [`Pool::update`]; the promise still holds.
+    pub fn grow(&self, record: &Record, promise: &mut Promise<'_>) -> Result<(), StoreError> {
         let volume = &record.volume;
         let fd = dir::open_dir(self.directories.of(Kind::Volume), volume.key.as_str())?;
         dir::write_file(fd.as_fd(), RECORD, &record.to_text()?)?;
-        self.index().insert(volume.key.clone(), whole(volume));
+        let mut index = self.index();
+        index.insert(volume.key.clone(), whole(volume));
+        promise.settle(&mut index);
+        drop(index);
         Ok(())
     }
 
@@ -311,6 +324,8 @@ pub(super) fn whole(volume: &Volume) -> Entry {
     Entry::Whole {
         generation: volume.generation.clone(),
         size: volume.size,
+        allocation: volume.resolved.allocation(),
+        footprint: volume.footprint(),
         shared: volume.shared.clone(),
         inline: volume.pod.is_some(),
         nodes: volume.attachments.iter().map(|attachment| attachment.node.clone()).collect(),

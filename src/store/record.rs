@@ -15,7 +15,7 @@ pub(super) use self::file::{ResolvedFile, unknown};
 use super::attachment::Attachment;
 use super::merge::merge;
 use super::snapshot::readable;
-use super::{Kind, Name, StoreError};
+use super::{Charge, Footprint, Kind, Name, StoreError};
 use crate::volume::{
     Allocation, Backend, ByteSize, CapacityRange, DirectIo, Filesystem, Generation, Key, Limit,
     OnDelete, Pod, PoolTag, Source, VolumeId,
@@ -71,6 +71,15 @@ impl Resolved {
         }
     }
 
+    /// Whether its blocks are reserved; those of a directory are not.
+    #[must_use]
+    pub const fn allocation(self) -> Allocation {
+        match self {
+            Self::Hostpath => Allocation::Thin,
+            Self::Loop { allocation, .. } => allocation,
+        }
+    }
+
     /// It is a raw block device.
     #[must_use]
     pub const fn is_block(self) -> bool {
@@ -108,6 +117,24 @@ pub struct Volume {
 }
 
 impl Volume {
+    /// What it is charged.
+    #[must_use]
+    pub const fn charged(&self) -> Charge {
+        Charge::of(self.size, self.resolved.allocation())
+    }
+
+    /// How it can be known what it takes.
+    #[must_use]
+    pub const fn footprint(&self) -> Footprint {
+        // A thick one shares nothing, however it was made.
+        let may_share =
+            matches!(self.resolved.allocation(), Allocation::Thin) && self.request.source.is_some();
+        match self.resolved.backend() {
+            Backend::Loop if !may_share => Footprint::Image,
+            Backend::Loop | Backend::Hostpath => Footprint::Unknown,
+        }
+    }
+
     /// Its name within its pool.
     #[must_use]
     pub fn itself(&self) -> Name {

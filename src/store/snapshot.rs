@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::record::{FORMAT, READER, ResolvedFile};
-use super::{Kind, Resolved, Shared, StoreError};
+use super::{Charge, Kind, Resolved, Shared, StoreError};
 use crate::volume::{
     ByteSize, Generation, GroupId, IdError, Key, PoolTag, SnapshotId, Source, VolumeId,
 };
@@ -219,6 +219,12 @@ impl Snapshot {
     #[must_use]
     pub fn id(&self, pool: PoolTag) -> SnapshotId {
         self.itself.snapshot_id(pool)
+    }
+
+    /// What it is charged. The blocks that a thick volume shares with it must be there when the volume rewrites them.
+    #[must_use]
+    pub const fn charged(&self) -> Charge {
+        Charge::of(self.charge, self.resolved.allocation())
     }
 
     /// Reads the record that lies in the directory of `key`.

@@ -4,8 +4,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::charge::Charges;
 use super::death::{Grave, grave_cost};
-use super::index::{Charges, Index, SnapshotEntry};
+use super::index::{Index, SnapshotEntry};
 use super::marker::{self, Marker};
 use super::pool::{read_record, whole};
 use super::record::Volume;

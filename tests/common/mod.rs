@@ -19,6 +19,10 @@ pub(crate) struct Machine {
     pub(crate) host: FakeHost,
     /// The driver runs with `--attach`.
     pub(crate) attach: bool,
+    /// What pools keep back.
+    pub(crate) reserve: ByteSize,
+    /// Bytes promised for each real one.
+    pub(crate) overcommit: f64,
     /// `--max-volumes`
     pub(crate) max_volumes: Option<u32>,
 }
@@ -26,7 +30,14 @@ pub(crate) struct Machine {
 impl Machine {
     pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        Self { directory, host: FakeHost::new(), attach: false, max_volumes: None }
+        Self {
+            directory,
+            host: FakeHost::new(),
+            attach: false,
+            reserve: ByteSize::ZERO,
+            overcommit: 1.0,
+            max_volumes: None,
+        }
     }
 
     /// A place in the machine's directory, as the mount table would show it.
@@ -49,13 +60,13 @@ impl Machine {
         names
     }
 
-    /// An engine with these pools, open. It keeps nothing back, so that sizes are round.
+    /// An engine with these pools, open. By default it keeps nothing back, so that sizes are round.
     pub(crate) fn engine(&self, pools: &[&str]) -> Arc<Engine> {
         let pool = |name: &&str| PoolConfig {
             name: (*name).to_owned(),
             path: self.pool(name),
-            reserve: Some(Reserve::Bytes(ByteSize::ZERO)),
-            overcommit: 1.0,
+            reserve: Some(Reserve::Bytes(self.reserve)),
+            overcommit: self.overcommit,
             create: None,
         };
         let config = EngineConfig {

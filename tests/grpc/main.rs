@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod attach;
 #[cfg(test)]
+mod burst;
+#[cfg(test)]
 mod capabilities;
 #[cfg(test)]
 #[path = "../common/mod.rs"]

@@ -4,6 +4,8 @@
 //! A step with a fault may fail; the same step without it must then succeed as if nothing had happened.
 
 #[cfg(test)]
+mod accounts;
+#[cfg(test)]
 #[path = "../common/mod.rs"]
 mod common;
 #[cfg(test)]

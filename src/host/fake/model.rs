@@ -22,6 +22,8 @@ pub(super) struct Model {
     pub(super) mounts: Vec<FakeMount>,
     pub(super) loops: BTreeMap<u32, FakeLoop>,
     pub(super) space: Space,
+    /// Images take of it.
+    pub(super) is_metered: bool,
     pub(super) faults: Vec<(&'static str, Errno)>,
     pub(super) gates: Vec<(&'static str, Arc<Gate>)>,
     pub(super) calls: Vec<&'static str>,
