@@ -22,7 +22,8 @@ pub use copy::{
 pub use count::{AtOnce, Count, Found, Watcher, count_directory};
 pub use hostpath::{NewLimit, create as create_directory, limit_of_new};
 pub use image::{
-    ImageSpec, create as create_image, fill_holes, grow as grow_image, identity, loops_on,
+    ImageSpec, create as create_image, fill_holes, grow as grow_image, identity, lacks, loops_on,
+    missing_blocks,
 };
 pub use progress::Progress;
 

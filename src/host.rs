@@ -346,6 +346,9 @@ pub trait Host: Copying + Counting + Limits + ManagedPools + Debug + Send + Sync
     /// Space of the filesystem that an open file or directory lies on.
     fn space(&self, file: BorrowedFd<'_>) -> Result<Space, HostError>;
 
+    /// Makes what [`Host::space`] tells true for all that was done until now: btrfs counts when it commits.
+    fn settle_space(&self, directory: BorrowedFd<'_>) -> Result<(), HostError>;
+
     /// Space of the filesystem mounted at a path.
     fn space_at(&self, path: &Path) -> Result<Space, HostError>;
 

@@ -1,7 +1,8 @@
 //! A loop volume: a disk image. It is formatted once, at birth; later it only grows.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::stat::fstat;
@@ -62,6 +63,22 @@ pub fn grow(dir: &VolumeDir, size: ByteSize, allocation: Allocation) -> Result<(
     Ok(())
 }
 
+/// What a thick image lacks of the blocks that were reserved for it. Costs one `fstat`.
+///
+/// # Errors
+/// It is missing, or a system call failed.
+pub fn missing_blocks(dir: &VolumeDir) -> Result<ByteSize, BackendError> {
+    let metadata = dir.image_to_read()?.metadata().map_err(call("look at"))?;
+    Ok(lacks(&metadata, ByteSize::new(metadata.len())))
+}
+
+/// What a file lacks of that many bytes of blocks.
+#[must_use]
+pub fn lacks(metadata: &Metadata, size: ByteSize) -> ByteSize {
+    // Always in units of 512 bytes (stat(2)).
+    size.saturating_sub(ByteSize::new(metadata.blocks().saturating_mul(512)))
+}
+
 /// Makes the file longer; blocks of a thick image are reserved for the new part.
 pub(super) fn extend(
     file: &File,
@@ -86,6 +103,7 @@ pub(super) fn extend(
 pub fn fill_holes(image: BorrowedFd<'_>) -> Result<(), BackendError> {
     let failed = |e| HostError::call("reserve blocks of", IMAGE, e);
     let length = ByteSize::new(u64::try_from(fstat(image).map_err(failed)?.st_size).unwrap_or(0));
+    fault::point!("backend.image.reserving").map_err(call("reserve blocks of"))?;
     fallocate(image, FallocateFlags::empty(), 0, length.as_i64()).map_err(failed)?;
     Ok(fsync(image).map_err(failed)?)
 }

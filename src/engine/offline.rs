@@ -4,10 +4,12 @@
 
 use std::path::{Path, PathBuf};
 
+use super::open_pool::Reserve;
 use super::pools::{new_marker, random};
+use super::room::least_available;
 use super::{EngineError, PoolConfig, Used, chain, create_word, usage};
 use crate::host::linux::LinuxHost;
-use crate::host::{Copying as _, Host, PoolFilesystem};
+use crate::host::{Copying as _, Host, PoolFilesystem, Space};
 use crate::store::{
     CopyProgress, Kind, Pool, PoolView, Snapshot, StateDir, StoreError, ViewedSnapshot,
     ViewedVolume, Volume,
@@ -23,7 +25,7 @@ pub struct PoolLine {
     pub path: PathBuf,
     /// Its identity; `None` when it cannot be read.
     pub uuid: Option<PoolUuid>,
-    /// `ready`, or what is wrong with it.
+    /// `ready`, `nearly full`, or what is wrong with it.
     pub state: String,
     /// How many volumes it has, damaged ones included.
     pub volumes: usize,
@@ -149,11 +151,22 @@ pub fn pools(configured: &[PoolConfig]) -> Vec<PoolLine> {
                 line.damaged = volumes.iter().filter(|(_, record)| record.is_err()).count();
                 line.snapshots = snapshots.len();
                 line.promised = view.charges(&volumes, &snapshots).total();
+                if space.is_some_and(|space| is_nearly_full(config, &space, line.promised)) {
+                    "nearly full".clone_into(&mut line.state);
+                }
             }
         }
         line
     };
     configured.iter().map(line).collect()
+}
+
+/// The pool is DEGRADED for lack of space (see `Condition::PoolNearlyFull`).
+fn is_nearly_full(config: &PoolConfig, space: &Space, promised: ByteSize) -> bool {
+    let reserve = config.reserve.unwrap_or(Reserve::Percent(5)).of(space.total);
+    // All that is used counts as if volumes had written it.
+    let to_come = promised.saturating_sub(space.total.saturating_sub(space.free));
+    space.available < least_available(space, reserve, to_come)
 }
 
 /// What of each pool that can be read, in the order of the configuration, and what is wrong with the other pools.

@@ -86,6 +86,15 @@ pub(super) fn bounds(
     (low.min(space.total), low.saturating_add(unknown_charges).min(space.total))
 }
 
+/// Less than so much available is too little: the reserve, but at least 1 % and at most 5 % of the filesystem. A reserve of
+/// 20 % keeps room for kubelet, and to reach into it is no trouble of the volumes yet. Where more may come than there is
+/// room for, it is at least 10 %: then writers will fail, and somebody has to act before.
+pub(super) fn least_available(space: &Space, reserve: ByteSize, to_come: ByteSize) -> ByteSize {
+    let percent = |share: u64| ByteSize::new(space.total.bytes() / 100 * share);
+    let least = reserve.clamp(percent(1), percent(5));
+    if to_come > space.available { least.max(percent(10)) } else { least }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,9 +8,10 @@ use super::create::loop_filesystem;
 use super::observe::{DEVICE, Data, loop_seen};
 use super::plan::{self, StageView};
 use super::{Engine, EngineError, Located, chain};
+use crate::backend;
 use crate::host::{DeviceNumber, HostError, MountEntry, MountTable, NodeKind};
 use crate::store::{Resolved, Volume};
-use crate::volume::{AccessType, MountFlags, VolumeCapability, VolumeId};
+use crate::volume::{AccessType, Allocation, ByteSize, MountFlags, VolumeCapability, VolumeId};
 
 /// What NodeStageVolume asks for.
 #[derive(Debug, Clone)]
@@ -110,6 +111,9 @@ impl Engine {
             grows_mounted,
         };
         let steps = plan::stage(&view).map_err(refusal)?;
+        if !read_only {
+            keep_thick(located)?;
+        }
         let target =
             Target { located, data: &observed.data, staged: None, options: &flags.options };
         self.apply(&target, &steps)
@@ -238,6 +242,32 @@ impl Engine {
         }
         Err(EngineError::Precondition(format!("{} keeps being mounted on", path.display())))
     }
+}
+
+/// A thick volume has all its blocks before anybody writes to it: somebody may have copied its image without them, or
+/// punched holes into it.
+fn keep_thick(located: &Located) -> Result<(), EngineError> {
+    let (id, volume, pool) = (located.id(), located.volume(), &located.pool);
+    if volume.resolved.allocation() == Allocation::Thin {
+        return Ok(());
+    }
+    let dir = pool.store.open_volume(&volume.key)?;
+    let missing = backend::missing_blocks(&dir)?;
+    if missing == ByteSize::ZERO {
+        return Ok(());
+    }
+    let filled = dir.image_to_write().map_err(EngineError::from);
+    let filled = filled.and_then(|image| Ok(backend::fill_holes(image.as_fd())?));
+    filled.map_err(|error| {
+        error.when_full(|cause| {
+            EngineError::Precondition(format!(
+                "volume {id} has allocation=thick and lacks {missing} of its blocks, and pool {} has no room for them ({cause}): free some space in the pool's filesystem, or make it larger; a read-only mount does not need them",
+                pool.name
+            ))
+        })
+    })?;
+    tracing::warn!(volume = %id, pool = pool.name, %missing, "a thick volume had lost blocks; they are reserved again");
+    Ok(())
 }
 
 fn busy(path: &Path, error: HostError) -> EngineError {

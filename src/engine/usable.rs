@@ -10,15 +10,12 @@
 //!
 //! Must not: hold the lock of the index over I/O.
 
-use std::os::fd::AsFd;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::unistd::syncfs;
-
 use super::open_pool::OpenPool;
 use super::room::{Terms, bounds};
-use crate::host::{Host, HostError, PoolFilesystem, Space};
+use crate::host::{Host, HostError, Space};
 use crate::store::Charge;
 use crate::volume::ByteSize;
 
@@ -74,11 +71,8 @@ impl OpenPool {
 
     fn measure(&self, old: Option<Measured>, host: &dyn Host) -> Result<Measured, HostError> {
         let directory = self.store.directory();
-        if host.space(directory)?.filesystem == PoolFilesystem::Btrfs {
-            // It counts blocks when it commits; until then the images say one thing and the filesystem another.
-            let synced = syncfs(directory.as_fd());
-            synced.map_err(|e| HostError::call("flush", self.store.path(), e))?;
-        }
+        // Otherwise the images might say one thing and the filesystem another.
+        host.settle_space(directory)?;
         let taken = self.store.taken();
         let space = host.space(directory)?;
         let at = Instant::now();

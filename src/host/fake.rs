@@ -452,6 +452,10 @@ impl Host for FakeHost {
         Ok(meter::left(self.look("space", &place)?, &place))
     }
 
+    fn settle_space(&self, _directory: BorrowedFd<'_>) -> Result<(), HostError> {
+        Ok(())
+    }
+
     fn space_at(&self, path: &Path) -> Result<Space, HostError> {
         Ok(self.look("space_at", path)?.space)
     }

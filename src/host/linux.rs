@@ -173,6 +173,10 @@ impl Host for LinuxHost {
         filesystem::space(file)
     }
 
+    fn settle_space(&self, directory: BorrowedFd<'_>) -> Result<(), HostError> {
+        filesystem::settle_space(directory)
+    }
+
     fn space_at(&self, path: &Path) -> Result<Space, HostError> {
         filesystem::space_at(path)
     }

@@ -34,6 +34,8 @@ mod logs;
 #[cfg(test)]
 mod modes;
 #[cfg(test)]
+mod overcommit;
+#[cfg(test)]
 mod pools;
 #[cfg(test)]
 mod sizes;

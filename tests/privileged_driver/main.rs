@@ -8,6 +8,8 @@ mod access;
 #[cfg(test)]
 mod blocks;
 #[cfg(test)]
+mod burst;
+#[cfg(test)]
 mod client;
 #[cfg(test)]
 mod client_snapshots;
@@ -23,6 +25,10 @@ mod driver;
 mod faults;
 #[cfg(test)]
 mod fill_directories;
+#[cfg(test)]
+mod fill_images;
+#[cfg(test)]
+mod filling;
 #[cfg(test)]
 mod health;
 #[cfg(test)]
@@ -50,5 +56,7 @@ mod restarts;
 mod snapshot_faults;
 #[cfg(test)]
 mod snapshots;
+#[cfg(test)]
+mod thick;
 #[cfg(test)]
 mod usage;

@@ -106,6 +106,9 @@ conditions! {
     FilesystemMissing: DataLoss;
         "the image does not begin with the filesystem that it was born with";
         "restore it from a copy, or repair it with the filesystem's own tools";
+    BlocksMissing: Degraded;
+        "the image of a thick volume lacks blocks that were reserved for it: writing to it may fail when the pool is full";
+        "end its pods: they are reserved again when it is staged";
     ImageReplaced: Inaccessible;
         "a loop device that was set up for the volume is on another file than its image";
         "end the pods that use it, so that it is unstaged and staged again";
@@ -146,7 +149,7 @@ conditions! {
         "the image of a managed pool is sparse, so its writers fail when the filesystem below is full; told of the pool only";
         "set `sparse = false` for more than a trial";
     PoolNearlyFull: Degraded, Degraded;
-        "less is available than the reserve, which counts as at most 5 % and at least 1 % here: volumes that take their blocks when they write will fail";
+        "less is available than the reserve, which counts as at most 5 % and at least 1 % here (where thin volumes may still write more than there is, as at least 10 %): volumes that take their blocks when they write will fail";
         "free some space, or make the filesystem larger";
 }
 

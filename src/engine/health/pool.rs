@@ -3,16 +3,10 @@
 use super::Round;
 use super::condition::{Condition, Findings};
 use crate::engine::open_pool::OpenPool;
+use crate::engine::room::least_available;
 use crate::engine::{Engine, chain};
-use crate::host::{MountEntry, Space};
+use crate::host::MountEntry;
 use crate::volume::ByteSize;
-
-/// Less than so much available is too little: the reserve, but at least 1 % and at most 5 % of the filesystem. A reserve of
-/// 20 % keeps room for kubelet, and to reach into it is no trouble of the volumes yet.
-fn threshold(pool: &OpenPool, space: Space) -> ByteSize {
-    let percent = |share: u64| ByteSize::new(space.total.bytes() / 100 * share);
-    pool.reserve.of(space.total).clamp(percent(1), percent(5))
-}
 
 fn describe(mount: &MountEntry) -> String {
     format!("{} on {}", mount.filesystem, mount.source.display())
@@ -35,7 +29,8 @@ impl Engine {
         }
         match self.host.space(pool.store.directory()) {
             Ok(space) => {
-                let least = threshold(pool, space);
+                let to_come = self.to_come(pool);
+                let least = least_available(&space, pool.reserve.of(space.total), to_come);
                 if space.available < least {
                     let detail = format!(
                         "{who}: {} of {} are available, which is less than {least}",
@@ -49,6 +44,14 @@ impl Engine {
             }
         }
         findings
+    }
+
+    /// What thin volumes may still write; nothing when it cannot be told.
+    fn to_come(&self, pool: &OpenPool) -> ByteSize {
+        let terms = pool.terms(&*self.host, false);
+        let written = terms.map(|terms| terms.written);
+        let thin = pool.store.charges().promised().thin;
+        written.map_or(ByteSize::ZERO, |written| thin.saturating_sub(written))
     }
 
     fn judge_mount(&self, who: &str, mount: &MountEntry, findings: &mut Findings) {

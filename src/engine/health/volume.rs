@@ -8,12 +8,13 @@ use nix::errno::Errno;
 
 use super::Round;
 use super::condition::{Condition, Findings};
+use crate::backend;
 use crate::engine::observe::{DEVICE, Observed};
 use crate::engine::plan::{Kind, Seen};
 use crate::engine::{Engine, EngineError, Located, chain};
 use crate::host::{DeviceNumber, FileIdentity, LoopStatus, MountEntry};
 use crate::store::{DATA, IMAGE, Resolved, StoreError, VolumeDir};
-use crate::volume::Filesystem;
+use crate::volume::{Allocation, ByteSize, Filesystem};
 
 /// A file that cannot be opened is missing or unreadable.
 fn add_unopened(findings: &mut Findings, what: &str, error: &StoreError) {
@@ -80,6 +81,12 @@ impl Engine {
         if metadata.len() < size.bytes() {
             let detail = format!("the image has {} bytes, the volume {size}", metadata.len());
             findings.add(Condition::ImageTruncated, &detail);
+        } else if located.volume().resolved.allocation() == Allocation::Thick {
+            let missing = backend::lacks(&metadata, size);
+            if missing > ByteSize::ZERO {
+                let detail = format!("the image lacks {missing} of its blocks");
+                findings.add(Condition::BlocksMissing, &detail);
+            }
         }
         let loops = round.loops_of(located, identity, findings);
         let Some(filesystem) = filesystem else { return };

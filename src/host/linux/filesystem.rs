@@ -187,6 +187,14 @@ pub(super) fn space(file: BorrowedFd<'_>) -> Result<Space, HostError> {
     })
 }
 
+/// Commits a btrfs; others count at once.
+pub(super) fn settle_space(directory: BorrowedFd<'_>) -> Result<(), HostError> {
+    if space(directory)?.filesystem != PoolFilesystem::Btrfs {
+        return Ok(());
+    }
+    nix::unistd::syncfs(directory).map_err(|e| HostError::call("flush", fd_path(directory), e))
+}
+
 pub(super) fn space_at(path: &Path) -> Result<Space, HostError> {
     // O_PATH asks for no permission and wakes nothing up.
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
