@@ -346,8 +346,9 @@ pub trait Host: Copying + Counting + Limits + ManagedPools + Debug + Send + Sync
     /// Space of the filesystem that an open file or directory lies on.
     fn space(&self, file: BorrowedFd<'_>) -> Result<Space, HostError>;
 
-    /// Makes what [`Host::space`] tells true for all that was done until now: btrfs counts when it commits.
-    fn settle_space(&self, directory: BorrowedFd<'_>) -> Result<(), HostError>;
+    /// Makes what [`Host::space`] and limits tell true for what was done until now: btrfs counts what was freed when it
+    /// commits, and for whom something was written when it has been written, which takes as long as there is to write.
+    fn settle_space(&self, directory: BorrowedFd<'_>, written: bool) -> Result<(), HostError>;
 
     /// Space of the filesystem mounted at a path.
     fn space_at(&self, path: &Path) -> Result<Space, HostError>;

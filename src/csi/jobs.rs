@@ -248,22 +248,19 @@ mod tests {
     async fn a_key_is_busy_until_its_job_ends_even_when_the_caller_has_gone() {
         let jobs = Jobs::default();
         let (go, wait) = mpsc::channel::<()>();
-        let (started, has_started) = mpsc::channel::<()>();
+        let (started, has_started) = tokio::sync::oneshot::channel::<()>();
         {
             let job = jobs.change("k", "p", move || {
                 started.send(()).unwrap();
                 wait.recv().unwrap();
                 Ok(())
             });
-            let mut job = Box::pin(job);
             tokio::select! {
-                biased;
-                _ = &mut job => panic!("the job cannot have ended"),
-                () = tokio::task::yield_now() => {}
+                _ = job => panic!("the job cannot have ended"),
+                started = has_started => started.unwrap(),
             }
             // The handler is dropped here, as tonic does at a deadline.
         }
-        tokio::task::spawn_blocking(move || has_started.recv().unwrap()).await.unwrap();
         let busy = jobs.change("k", "p", || Ok(())).await.unwrap_err();
         assert_eq!(busy.code(), tonic::Code::Aborted);
         assert!(jobs.change("other", "p", || Ok(())).await.is_ok());

@@ -5,6 +5,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::sys::stat::fstat;
 
@@ -19,6 +20,10 @@ use crate::volume::{Key, MountAttributes};
 
 /// The file beneath the staging path of a raw block volume that its device node is bound on.
 pub(super) const DEVICE: &str = "device";
+
+/// How long, and how often, it is looked whether a loop device that nobody mounts has gone.
+const CLOSING: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// What a mounted path is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -241,16 +246,26 @@ impl Observed {
         }
     }
 
-    /// Who uses the volume, in words: any mount of it or of a part of it, any loop device on its image.
-    fn user(&self) -> Option<String> {
-        let uses = |entry: &&MountEntry| match &self.data {
+    /// A mount of the volume or of a part of it.
+    fn mount(&self) -> Option<&MountEntry> {
+        self.table.iter().find(|entry| match &self.data {
             Data::Directory { .. } => self.is_directory(entry, true),
             Data::Image { .. } => {
                 let number = entry.mounted_loop().or_else(|| self.table.bound_loop_node(entry));
                 number.is_some_and(|number| self.device(number).is_some())
             }
-        };
-        if let Some(entry) = self.table.iter().find(uses) {
+        })
+    }
+
+    /// Nothing of the image is mounted in sight, and its loop devices go away when they are closed.
+    fn is_closing(&self) -> bool {
+        let Data::Image { loops, .. } = &self.data else { return false };
+        loops.iter().all(|status| status.autoclear) && self.mount().is_none()
+    }
+
+    /// Who uses the volume, in words: any mount of it or of a part of it, any loop device on its image.
+    fn user(&self) -> Option<String> {
+        if let Some(entry) = self.mount() {
             return Some(format!("mounted at {}", entry.mount_point.display()));
         }
         match &self.data {
@@ -305,9 +320,18 @@ impl Engine {
         Ok(observed.seen(path, self.host.node(path)?))
     }
 
-    /// Who uses the volume, in words.
+    /// Who uses the volume, in words. A loop device goes away with the last program that has it open, and others look into
+    /// one for a moment (udev does, after every change); that is waited for.
     pub(super) fn user_of(&self, located: &Located) -> Result<Option<String>, EngineError> {
-        Ok(self.observe(located)?.user())
+        let start = Instant::now();
+        loop {
+            let observed = self.observe(located)?;
+            let user = observed.user();
+            if user.is_none() || !observed.is_closing() || start.elapsed() > CLOSING {
+                return Ok(user);
+            }
+            std::thread::park_timeout(PAUSE);
+        }
     }
 
     /// As what the volume is mounted at a path.

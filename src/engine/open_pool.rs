@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::counting::Counts;
 use super::limits::Holds;
 use super::managed::Foundation;
-use super::usable::Measured;
+use super::usable::Usable;
 use crate::store::{Entry, Name, Pool, PoolLock};
 use crate::volume::{ByteSize, PoolTag, VolumeId};
 
@@ -42,7 +42,7 @@ pub(super) struct OpenPool {
     pub(super) reserve: Reserve,
     pub(super) overcommit: f64,
     /// What its filesystem has for it, as last measured.
-    pub(super) measured: Mutex<Option<Measured>>,
+    pub(super) usable: Usable,
     pub(super) reaper: Turns,
     /// Outlives the pool for as long as a thread counts.
     pub(super) counts: Arc<Counts>,

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::limits::Holds;
 use super::managed::{self, CreatePool, Foundation, Ground};
 use super::open_pool::{OpenPool, Reserve, Turns};
+use super::usable::Usable;
 use super::{EngineConfig, EngineError, chain, counting, reaper};
 use crate::host::{Host, Space};
 use crate::store::{Charges, Marker, Pool, PoolLook, StateDir, StoreError};
@@ -166,6 +167,7 @@ impl Pools {
             if let Ok(pool) = self.refresh(slot) {
                 reaper::wake(&pool, &self.host);
                 counting::look_when_due(&pool, &self.host);
+                pool.measure_when_due(&*self.host);
             }
         }
     }
@@ -261,7 +263,7 @@ impl Pools {
             name: config.name.clone(),
             reserve: config.reserve.unwrap_or_else(|| self.default_reserve(&config.path)),
             overcommit: config.overcommit,
-            measured: Mutex::default(),
+            usable: Usable::default(),
             reaper: Turns::default(),
             counts: Arc::default(),
             orphans: Mutex::default(),

@@ -14,6 +14,8 @@ use crate::volume::LimitKind;
 /// How long the space of removed subvolumes is waited for in one go, and how often it is looked at.
 const PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(20);
+/// When the kernel has not freed anything by then, it is told to.
+const HURRY: Duration = Duration::from_secs(1);
 
 /// Has the pool's trash emptied soon.
 pub(super) fn wake(pool: &Arc<OpenPool>, host: &Arc<dyn Host>) {
@@ -70,15 +72,31 @@ pub(super) fn drain(pool: &OpenPool, host: &dyn Host) {
             Err(error) => say(pool, &name, &error),
         }
     }
+    let nothing_is_freed = wait_until_free(pool, empty, host);
+    pool.settle_overdue(nothing_is_freed, host);
+}
+
+/// Closes what is empty as soon as its space is free; whether the filesystem frees nothing more.
+fn wait_until_free(pool: &OpenPool, mut empty: BTreeSet<OsString>, host: &dyn Host) -> bool {
     let start = Instant::now();
+    let mut told = false;
     let nothing_is_freed = loop {
         let freed = match being_freed(pool, host) {
             Ok(freed) => freed,
-            Err(error) => return cannot_tell(pool, &error),
+            Err(error) => {
+                cannot_tell(pool, &error);
+                return false;
+            }
         };
         close_free(pool, &mut empty, &freed, host);
         if empty.is_empty() || start.elapsed() > PATIENCE {
             break freed.is_empty();
+        }
+        if start.elapsed() > HURRY && !std::mem::replace(&mut told, true) {
+            // Once: it writes what others have still to write.
+            if let Err(error) = host.free_now(pool.store.directory()) {
+                cannot_tell(pool, &error.into());
+            }
         }
         std::thread::park_timeout(PAUSE);
     };
@@ -89,7 +107,7 @@ pub(super) fn drain(pool: &OpenPool, host: &dyn Host) {
             "the filesystem is still freeing what was removed"
         );
     }
-    pool.settle_overdue(nothing_is_freed, host);
+    nothing_is_freed
 }
 
 fn say(pool: &OpenPool, name: &OsStr, error: &EngineError) {

@@ -452,7 +452,7 @@ impl Host for FakeHost {
         Ok(meter::left(self.look("space", &place)?, &place))
     }
 
-    fn settle_space(&self, _directory: BorrowedFd<'_>) -> Result<(), HostError> {
+    fn settle_space(&self, _directory: BorrowedFd<'_>, _written: bool) -> Result<(), HostError> {
         Ok(())
     }
 

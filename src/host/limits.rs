@@ -67,6 +67,10 @@ pub trait Limits: Debug {
     fn end_limit(&self, filesystem: BorrowedFd<'_>, limit: Limit) -> Result<bool, HostError>;
 
     /// The subvolumes of a btrfs that are deleted and whose space is not free yet, by their ids; elsewhere none. Sees to it
-    /// that the kernel begins.
+    /// that the kernel begins with what was deleted since the last commit.
     fn being_freed(&self, filesystem: BorrowedFd<'_>) -> Result<Vec<u64>, HostError>;
+
+    /// Has btrfs begin to free whatever is deleted; left to itself it may begin half a minute later. Writes all that is
+    /// dirty on the filesystem, and takes as long as that.
+    fn free_now(&self, filesystem: BorrowedFd<'_>) -> Result<(), HostError>;
 }

@@ -173,8 +173,8 @@ impl Host for LinuxHost {
         filesystem::space(file)
     }
 
-    fn settle_space(&self, directory: BorrowedFd<'_>) -> Result<(), HostError> {
-        filesystem::settle_space(directory)
+    fn settle_space(&self, directory: BorrowedFd<'_>, written: bool) -> Result<(), HostError> {
+        filesystem::settle_space(directory, written)
     }
 
     fn space_at(&self, path: &Path) -> Result<Space, HostError> {

@@ -10,14 +10,16 @@ use std::sync::Arc;
 use super::attachment::AttachmentCount;
 use super::charge::{Charge, Charges, Cost, GRAVES, IN_FLIGHT, SNAPSHOTS, Sum, VOLUMES};
 use super::{Group, Name, Shared, Snapshot};
-use crate::volume::{Allocation, ByteSize, Generation, Key};
+use crate::volume::{Allocation, ByteSize, Generation, Key, Limit};
 
 /// How it can be known what the data of a volume takes of the pool's filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Footprint {
     /// Its image tells.
     Image,
-    /// Nobody can say at once: a directory, or an image that may share blocks.
+    /// The limit of its directory tells.
+    Limit(Limit),
+    /// Nobody can say at once: a directory without a limit, or what may share blocks.
     Unknown,
 }
 

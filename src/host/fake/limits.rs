@@ -152,4 +152,8 @@ impl Limits for FakeHost {
     fn being_freed(&self, filesystem: BorrowedFd<'_>) -> Result<Vec<u64>, HostError> {
         Ok(self.look("being_freed", &path_of(filesystem))?.limits.being_freed.clone())
     }
+
+    fn free_now(&self, filesystem: BorrowedFd<'_>) -> Result<(), HostError> {
+        self.enter("free_now", &path_of(filesystem)).map(drop)
+    }
 }

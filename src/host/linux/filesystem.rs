@@ -18,6 +18,7 @@ use nix::sys::statvfs::fstatvfs;
 use super::command::Programs;
 use super::mounts::fd_path;
 use super::sys;
+use super::sys::quota;
 use crate::fault;
 use crate::host::{
     HostError, PROBE_LENGTH, PoolFilesystem, Signature, Space, loop_path, probe_signature,
@@ -188,11 +189,19 @@ pub(super) fn space(file: BorrowedFd<'_>) -> Result<Space, HostError> {
 }
 
 /// Commits a btrfs; others count at once.
-pub(super) fn settle_space(directory: BorrowedFd<'_>) -> Result<(), HostError> {
-    if space(directory)?.filesystem != PoolFilesystem::Btrfs {
-        return Ok(());
-    }
-    nix::unistd::syncfs(directory).map_err(|e| HostError::call("flush", fd_path(directory), e))
+pub(super) fn settle_space(directory: BorrowedFd<'_>, written: bool) -> Result<(), HostError> {
+    let settled = match space(directory)?.filesystem {
+        PoolFilesystem::Btrfs if written => nix::unistd::syncfs(directory),
+        PoolFilesystem::Btrfs => btrfs_commit(directory),
+        PoolFilesystem::Ext | PoolFilesystem::Xfs | PoolFilesystem::Other(_) => Ok(()),
+    };
+    settled.map_err(|e| HostError::call("flush", fd_path(directory), e))
+}
+
+/// Writes all changes of metadata to the disk, without the data that others have still to write.
+pub(super) fn btrfs_commit(filesystem: BorrowedFd<'_>) -> nix::Result<()> {
+    let transaction = quota::btrfs_start_sync(filesystem)?;
+    quota::btrfs_wait_sync(filesystem, transaction)
 }
 
 pub(super) fn space_at(path: &Path) -> Result<Space, HostError> {

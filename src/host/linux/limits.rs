@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use super::LinuxHost;
 use super::filesystem::{is_btrfs, reopened};
 use super::mounts::fd_path;
+use super::sys::quota;
 use crate::host::{Bounds, HostError, LimitState, Limits};
 use crate::volume::{Limit, LimitKind};
 
@@ -118,6 +119,12 @@ impl Limits for LinuxHost {
             } else {
                 Ok(Vec::new())
             }
+        })
+    }
+
+    fn free_now(&self, filesystem: BorrowedFd<'_>) -> Result<(), HostError> {
+        on("begin to free what was deleted on", filesystem, |filesystem| {
+            if is_btrfs(filesystem)? { Ok(quota::btrfs_sync(filesystem)?) } else { Ok(()) }
         })
     }
 }

@@ -12,7 +12,7 @@ use nix::sys::stat::fstat;
 
 use super::tree::{QUOTA_TREE, ROOT_TREE, item, items};
 use crate::fault;
-use crate::host::linux::filesystem::SUBVOLUME_ROOT;
+use crate::host::linux::filesystem::{SUBVOLUME_ROOT, btrfs_commit};
 use crate::host::linux::layout::{
     BTRFS_QGROUP_LIMIT_MAX_RFER, BTRFS_QUOTA_CTL_ENABLE, BTRFS_QUOTA_CTL_ENABLE_SIMPLE_QUOTA,
     QgroupLimit,
@@ -156,12 +156,6 @@ fn bound(filesystem: BorrowedFd<'_>, qgroup: u64, bytes: Option<u64>) -> nix::Re
     sys::btrfs_qgroup_limit(filesystem, &limit)
 }
 
-/// Writes all changes of metadata to the disk, without the data that others have still to write.
-fn commit(filesystem: BorrowedFd<'_>) -> nix::Result<()> {
-    let transaction = sys::btrfs_start_sync(filesystem)?;
-    sys::btrfs_wait_sync(filesystem, transaction)
-}
-
 /// Bounds the referenced bytes, and commits.
 pub(super) fn set(
     filesystem: BorrowedFd<'_>,
@@ -172,7 +166,7 @@ pub(super) fn set(
     fault::point!("host.limit.set")?;
     bound(filesystem, of_level_one(number), bytes)?;
     fault::point!("host.limit.commit")?;
-    commit(filesystem)?;
+    btrfs_commit(filesystem)?;
     let state = state(filesystem, number)?.ok_or(Errno::ENOENT)?;
     if state.bounds.map(|bounds| bounds.bytes.bytes()) != bytes {
         return Err(Errno::EIO.into());

@@ -16,6 +16,7 @@ mod raw {
         SubvolumeInfo, TreeSearch,
     };
 
+    nix::ioctl_none!(btrfs_sync, 0x94, 8);
     nix::ioctl_readwrite!(btrfs_tree_search, 0x94, 17, TreeSearch);
     nix::ioctl_write_ptr!(btrfs_wait_sync, 0x94, 22, u64);
     nix::ioctl_read!(btrfs_start_sync, 0x94, 24, u64);
@@ -100,6 +101,12 @@ pub(in crate::host::linux) fn btrfs_wait_sync(
 ) -> nix::Result<()> {
     // SAFETY: the kernel reads 64 bits from a live u64.
     unsafe { raw::btrfs_wait_sync(filesystem.as_raw_fd(), &raw const transaction) }.map(drop)
+}
+
+/// Writes all that is dirty, and wakes the thread that frees deleted subvolumes.
+pub(in crate::host::linux) fn btrfs_sync(filesystem: BorrowedFd<'_>) -> nix::Result<()> {
+    // SAFETY: the ioctl takes no argument.
+    unsafe { raw::btrfs_sync(filesystem.as_raw_fd()) }.map(drop)
 }
 
 /// Switches quotas of a btrfs on (`BTRFS_QUOTA_CTL_*`).
