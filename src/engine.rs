@@ -42,6 +42,7 @@ mod source;
 mod stage;
 mod stats;
 mod strays;
+mod system;
 mod traffic;
 mod usable;
 mod usage;

@@ -181,6 +181,15 @@ fn lists_are_the_same_with_the_daemon_up_and_down() {
     ] {
         assert_eq!(pools[0][key], value, "{key}: {pool_json}");
     }
+    let bytes = |field: &str| pools[0][field].as_u64().unwrap();
+    assert!(
+        [1, 4]
+            .map(|n| bytes("totalBytes") / 20 * n)
+            .iter()
+            .any(|r| r.abs_diff(bytes("reserveBytes")) < 100)
+    );
+    let most = bytes("availableBytes").saturating_sub(bytes("reserveBytes"));
+    assert!(bytes("roomBytes") <= most, "{pool_json}");
     assert!(pool_table.starts_with("NAME") && pool_table.contains("1 MiB"), "{pool_table}");
 
     let volumes = json(&volume_json);

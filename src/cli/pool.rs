@@ -151,6 +151,8 @@ fn as_json(pool: &PoolLine) -> serde_json::Value {
         "promisedBytes": pool.promised.bytes(),
         "totalBytes": pool.total.map(ByteSize::bytes),
         "availableBytes": pool.available.map(ByteSize::bytes),
+        "reserveBytes": pool.reserve.map(ByteSize::bytes),
+        "roomBytes": pool.room.map(ByteSize::bytes),
     })
 }
 
@@ -172,6 +174,8 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
             pool.damaged.to_string(),
             copies(pool).to_owned(),
             pool.promised.to_string(),
+            size(pool.room),
+            size(pool.reserve),
             size(pool.available),
             size(pool.total),
         ]
@@ -186,6 +190,8 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
         "DAMAGED",
         "COPIES",
         "PROMISED",
+        "ROOM",
+        "RESERVE",
         "AVAILABLE",
         "TOTAL",
     ];

@@ -17,6 +17,7 @@ mod unmount;
 
 use std::path::PathBuf;
 
+use super::system::System;
 use super::{EngineError, PoolConfig};
 use crate::backend::smallest;
 use crate::host::{FileIdentity, Host};
@@ -89,8 +90,8 @@ pub(super) struct Ground<'a> {
     pub(super) host: &'a dyn Host,
     pub(super) state: &'a StateDir,
     pub(super) root_dir: &'a std::path::Path,
-    /// Directories of the system: their filesystem is not filled by an image.
-    pub(super) system: &'a [PathBuf],
+    /// Its filesystems are not filled by an image.
+    pub(super) system: &'a System,
 }
 
 /// So often a run looks again. Twice is enough: after the making, and after it was written down.

@@ -4,17 +4,18 @@
 
 use std::path::{Path, PathBuf};
 
-use super::open_pool::Reserve;
 use super::pools::{new_marker, random};
-use super::room::least_available;
+use super::room::{Terms, least_available};
+use super::system::{KUBELET_DIR, System};
+use super::usable::terms;
 use super::{EngineError, PoolConfig, Used, chain, create_word, usage};
 use crate::host::linux::LinuxHost;
 use crate::host::{Copying as _, Host, PoolFilesystem, Space};
 use crate::store::{
-    CopyProgress, Kind, Pool, PoolView, Snapshot, StateDir, StoreError, ViewedSnapshot,
+    Charge, CopyProgress, Kind, Pool, PoolView, Snapshot, StateDir, StoreError, ViewedSnapshot,
     ViewedVolume, Volume,
 };
-use crate::volume::{ByteSize, Key, PoolTag, PoolUuid, VolumeId};
+use crate::volume::{Allocation, ByteSize, Key, PoolTag, PoolUuid, VolumeId};
 
 /// A pool as a listing shows it.
 #[derive(Debug, Clone)]
@@ -45,6 +46,11 @@ pub struct PoolLine {
     pub total: Option<ByteSize>,
     /// What is left of it.
     pub available: Option<ByteSize>,
+    /// What volumes may never take of it.
+    pub reserve: Option<ByteSize>,
+    /// What can still be promised to thin volumes and directories; without a driver's memory of what others have on the
+    /// filesystem, so at most that.
+    pub room: Option<ByteSize>,
 }
 
 /// A volume as a listing shows it.
@@ -119,6 +125,7 @@ pub fn new_uuid(path: &Path) -> Result<(PoolUuid, PoolUuid), EngineError> {
 #[must_use]
 pub fn pools(configured: &[PoolConfig]) -> Vec<PoolLine> {
     let host = LinuxHost::new();
+    let system = System::new(Path::new(KUBELET_DIR));
     let line = |config: &PoolConfig| {
         let mut line = PoolLine {
             name: config.name.clone(),
@@ -134,25 +141,26 @@ pub fn pools(configured: &[PoolConfig]) -> Vec<PoolLine> {
             promised: ByteSize::ZERO,
             total: None,
             available: None,
+            reserve: None,
+            room: None,
         };
         match PoolView::open(&config.path) {
             Err(error) => line.state = format!("away: {}", chain(&error)),
             Ok(view) => {
                 line.uuid = Some(view.uuid().clone());
-                let space = host.space(view.directory()).ok();
-                let filesystem = space.map(|space| space.filesystem);
-                line.has_subvolumes = filesystem == Some(PoolFilesystem::Btrfs);
-                line.total = space.map(|space| space.total);
-                line.available = space.map(|space| space.available);
                 line.shares_blocks = host.shares_blocks(view.directory()).ok();
                 let volumes = view.volumes().unwrap_or_default();
                 let snapshots = view.snapshots().unwrap_or_default();
                 line.volumes = volumes.len();
                 line.damaged = volumes.iter().filter(|(_, record)| record.is_err()).count();
                 line.snapshots = snapshots.len();
-                line.promised = view.charges(&volumes, &snapshots).total();
-                if space.is_some_and(|space| is_nearly_full(config, &space, line.promised)) {
-                    "nearly full".clone_into(&mut line.state);
+                let taken = view.taken(&volumes, &snapshots, &host);
+                line.promised = taken.charges.total();
+                if let Ok(space) = host.space(view.directory()) {
+                    let reserve =
+                        config.reserve.unwrap_or_else(|| system.reserve(&config.path, &host));
+                    let terms = terms(&taken, &space, reserve, config.overcommit);
+                    line.measured(&space, &terms, taken.charges.promised());
                 }
             }
         }
@@ -161,12 +169,20 @@ pub fn pools(configured: &[PoolConfig]) -> Vec<PoolLine> {
     configured.iter().map(line).collect()
 }
 
-/// The pool is DEGRADED for lack of space (see `Condition::PoolNearlyFull`).
-fn is_nearly_full(config: &PoolConfig, space: &Space, promised: ByteSize) -> bool {
-    let reserve = config.reserve.unwrap_or(Reserve::Percent(5)).of(space.total);
-    // All that is used counts as if volumes had written it.
-    let to_come = promised.saturating_sub(space.total.saturating_sub(space.free));
-    space.available < least_available(space, reserve, to_come)
+impl PoolLine {
+    /// Adds what there is to say of its space.
+    fn measured(&mut self, space: &Space, terms: &Terms, promised: Charge) {
+        self.has_subvolumes = space.filesystem == PoolFilesystem::Btrfs;
+        self.total = Some(space.total);
+        self.available = Some(space.available);
+        self.reserve = Some(terms.reserve);
+        self.room = Some(terms.room(promised, Allocation::Thin));
+        let to_come = promised.thin.saturating_sub(terms.written);
+        // See `Condition::PoolNearlyFull`.
+        if space.available < least_available(space, terms.reserve, to_come) {
+            "nearly full".clone_into(&mut self.state);
+        }
+    }
 }
 
 /// What of each pool that can be read, in the order of the configuration, and what is wrong with the other pools.

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::limits::Holds;
 use super::managed::{self, CreatePool, Foundation, Ground};
 use super::open_pool::{OpenPool, Reserve, Turns};
+use super::system::System;
 use super::usable::Usable;
 use super::{EngineConfig, EngineError, chain, counting, reaper};
 use crate::host::{Host, Space};
@@ -99,7 +100,7 @@ pub(super) struct Pools {
     root_dir: PathBuf,
     init: bool,
     /// A pool on the filesystem of one of these keeps a larger reserve.
-    system_paths: Vec<PathBuf>,
+    system: System,
 }
 
 impl Slot {
@@ -143,16 +144,13 @@ impl Pools {
             state: Mutex::new(State::Waiting("not opened yet".to_owned())),
             opening: Mutex::default(),
         };
-        let system = ["/", "/var/lib/containerd", "/var/lib/containers", "/var/lib/docker"];
-        let mut system_paths: Vec<PathBuf> = system.iter().map(PathBuf::from).collect();
-        system_paths.push(config.kubelet_dir.clone());
         Self {
             slots: config.pools.iter().map(slot).collect(),
             host,
             state,
             root_dir: config.root_dir.clone(),
             init: config.init_pools,
-            system_paths,
+            system: System::new(&config.kubelet_dir),
         }
     }
 
@@ -261,7 +259,7 @@ impl Pools {
         }
         Ok(OpenPool {
             name: config.name.clone(),
-            reserve: config.reserve.unwrap_or_else(|| self.default_reserve(&config.path)),
+            reserve: self.reserve(config),
             overcommit: config.overcommit,
             usable: Usable::default(),
             reaper: Turns::default(),
@@ -275,25 +273,20 @@ impl Pools {
         })
     }
 
+    fn reserve(&self, config: &PoolConfig) -> Reserve {
+        config.reserve.unwrap_or_else(|| self.system.reserve(&config.path, &*self.host))
+    }
+
     /// Sees to it that the filesystem of a managed pool is mounted.
     fn prepare(&self, config: &PoolConfig, known: bool) -> Result<Option<Foundation>, EngineError> {
         let ground = Ground {
             host: &*self.host,
             state: &self.state,
             root_dir: &self.root_dir,
-            system: &self.system_paths,
+            system: &self.system,
         };
         let create = config.create.as_ref();
         create.map(|create| managed::prepare(&ground, config, create, known)).transpose()
-    }
-
-    /// Kubelet evicts pods at 10 to 15 % free, so a pool must not take a shared filesystem that far.
-    fn default_reserve(&self, path: &Path) -> Reserve {
-        let device =
-            |path: &Path| self.host.node(path).ok().flatten().map(|node| node.identity.device);
-        let own = device(path);
-        let shared = own.is_some() && self.system_paths.iter().any(|path| device(path) == own);
-        Reserve::Percent(if shared { 20 } else { 5 })
     }
 
     /// Every configured pool, or why it is not served now.

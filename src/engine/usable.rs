@@ -16,10 +16,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::chain;
-use super::open_pool::OpenPool;
+use super::open_pool::{OpenPool, Reserve};
 use super::room::{Terms, bounds};
 use crate::host::{Host, HostError, PoolFilesystem, Space};
-use crate::store::Charge;
+use crate::store::{Charge, Taken};
 use crate::volume::ByteSize;
 
 /// How old a measurement may be. What is available is looked at each time.
@@ -154,6 +154,19 @@ impl OpenPool {
             Some(_) | None => written(usable, &space, taken.known, unknown),
         };
         Ok(Measured { usable, written, space, revision, at })
+    }
+}
+
+/// The terms of a pool that was looked at once.
+pub(super) fn terms(taken: &Taken, space: &Space, reserve: Reserve, overcommit: f64) -> Terms {
+    let unknown = taken.charges.promised().minus(taken.covered);
+    let (_, usable) = bounds(space, taken.known.total(), unknown.total());
+    Terms {
+        usable,
+        written: written(usable, space, taken.known, unknown),
+        available: space.available,
+        reserve: reserve.of(space.total).max(least_reserve(space)),
+        overcommit,
     }
 }
 

@@ -4,7 +4,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::charge::Charges;
 use super::death::{Grave, grave_cost};
 use super::index::{Index, SnapshotEntry};
 use super::marker::{self, Marker};
@@ -12,8 +11,10 @@ use super::pool::{read_record, whole};
 use super::record::Volume;
 use super::scan::read_snapshot;
 use super::snapshot::Snapshot;
+use super::taken::Taken;
 use super::volume_dir::{CopyProgress, PROGRESS, VolumeDir};
 use super::{Kind, StoreError, dir};
+use crate::host::Host;
 use crate::volume::{Key, PoolUuid};
 
 /// A volume's key, and its record or what is wrong with it.
@@ -136,10 +137,15 @@ impl PoolView {
         names.iter().filter_map(copy).collect()
     }
 
-    /// What the pool has promised, given what [`PoolView::volumes`] and [`PoolView::snapshots`] have told; what cannot be
-    /// read counts nothing.
+    /// What the pool has promised, given what [`PoolView::volumes`] and [`PoolView::snapshots`] have told, and what of that
+    /// is taken; what cannot be read counts nothing.
     #[must_use]
-    pub fn charges(&self, volumes: &[ViewedVolume], snapshots: &[ViewedSnapshot]) -> Charges {
+    pub fn taken(
+        &self,
+        volumes: &[ViewedVolume],
+        snapshots: &[ViewedSnapshot],
+        host: &dyn Host,
+    ) -> Taken {
         let mut index = Index::default();
         for (key, volume) in volumes {
             if let Ok(volume) = volume {
@@ -159,6 +165,6 @@ impl PoolView {
                 index.insert_grave(format!("{}/{}", grave.directory(), name.display()), cost);
             }
         }
-        index.charges()
+        Taken::of(&index, self.directory(), host)
     }
 }

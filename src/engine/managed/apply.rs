@@ -79,12 +79,7 @@ fn check_room(
     config: &PoolConfig,
 ) -> Result<(), EngineError> {
     let space = ground.host.space(images.directory())?;
-    let device = |path: &std::path::Path| {
-        let node = ground.host.node(path).ok().flatten();
-        node.map(|node| node.identity.device)
-    };
-    let own = device(ground.root_dir);
-    let shared = ground.system.iter().any(|path| device(path) == own);
+    let shared = ground.system.is_at(ground.root_dir, ground.host);
     let share = ByteSize::new(space.total.bytes() / 100 * KEPT_PERCENT);
     let kept = if shared { share } else { KEPT };
     if space.available >= more.saturating_add(kept) {
