@@ -74,6 +74,7 @@ pub(super) fn drain(pool: &OpenPool, host: &dyn Host) {
     }
     let nothing_is_freed = wait_until_free(pool, empty, host);
     pool.settle_overdue(nothing_is_freed, host);
+    pool.measure_what_is_left(host);
 }
 
 /// Closes what is empty as soon as its space is free; whether the filesystem frees nothing more.
@@ -196,6 +197,7 @@ fn close(pool: &OpenPool, name: &OsStr, host: &dyn Host) -> Result<(), EngineErr
         // this id, nobody else gets it.
         tracing::info!(pool = pool.name, entry = %name.display(), %limit, "its project id is still in use");
     }
+    pool.will_be_less();
     for writer in pool.store.close_grave(name, host)? {
         pool.settle(&writer, host);
     }

@@ -8,10 +8,13 @@
 //! snapshots, graves and what is in flight nobody knows, so a measurement gives a lowest and a highest figure, and of what lies between, the one next to the
 //! last is right: what volumes write does not change it. The first one takes the highest.
 //!
-//! It is measured in the background, and by a request only when nobody has yet or when it would be refused.
+//! It is measured in the background, and by a request only when nobody has yet or when it would be refused. When something
+//! of which nobody knew what it took has gone, it is measured by who removed it: what it was taken to have written, and
+//! had not, was somebody else's and must not be promised.
 //!
 //! Must not: hold the lock of the index over I/O, or have a request wait for what others have still to write.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,12 +35,16 @@ const SOON: Duration = Duration::from_secs(5);
 pub(super) struct Usable {
     last: Mutex<Option<Measured>>,
     turn: Mutex<()>,
+    /// Something has gone since the last thorough measurement.
+    is_less: AtomicBool,
 }
 
 /// What was measured.
 #[derive(Debug, Clone, Copy)]
 struct Measured {
     usable: ByteSize,
+    /// If nothing had written but what tells.
+    least: ByteSize,
     /// What of the thin promises was written.
     written: ByteSize,
     /// What the filesystem said then.
@@ -61,6 +68,11 @@ impl Measured {
     fn is_stale(&self, space: &Space) -> bool {
         let changed = space.total != self.space.total || space.available > self.space.available;
         changed || self.at.elapsed() > SOON
+    }
+
+    /// Something of which nobody knows what it takes counts as written.
+    const fn is_guessed(&self) -> bool {
+        self.usable.bytes() > self.least.bytes()
     }
 
     /// It is time to look again, if there is anything to see.
@@ -104,6 +116,23 @@ impl OpenPool {
         }
     }
 
+    /// Something is about to go that was charged.
+    pub(super) fn will_be_less(&self) {
+        self.usable.is_less.store(true, Ordering::Release);
+    }
+
+    /// Measures after something has gone, where that makes a difference.
+    pub(super) fn measure_what_is_left(&self, host: &dyn Host) {
+        let is_guessed = lock(&self.usable.last).is_some_and(|last| last.is_guessed());
+        if !(is_guessed && self.usable.is_less.load(Ordering::Acquire)) {
+            return;
+        }
+        if let Err(error) = self.measured(Care::Thorough, |_| false, host) {
+            // The next look at the pools tries again.
+            tracing::warn!(pool = self.name, error = chain(&error), "cannot measure the pool");
+        }
+    }
+
     /// The last measurement if it suffices, else a new one. Whoever comes meanwhile gets the same.
     fn measured(
         &self,
@@ -131,6 +160,22 @@ impl OpenPool {
         care: Care,
         host: &dyn Host,
     ) -> Result<Measured, HostError> {
+        let was_less = self.usable.is_less.swap(false, Ordering::AcqRel);
+        let measured = self.look(old, care, host);
+        let is_settled = care == Care::Thorough
+            && measured.as_ref().is_ok_and(|now| now.revision == self.store.revision());
+        if was_less && !is_settled {
+            self.will_be_less();
+        }
+        measured
+    }
+
+    fn look(
+        &self,
+        old: Option<Measured>,
+        care: Care,
+        host: &dyn Host,
+    ) -> Result<Measured, HostError> {
         let directory = self.store.directory();
         host.settle_space(directory, old.is_none() || care == Care::Thorough)?;
         let taken = self.store.taken(host);
@@ -153,7 +198,7 @@ impl OpenPool {
             Some(old) if taken.charges.in_flight > ByteSize::ZERO => old.written,
             Some(_) | None => written(usable, &space, taken.known, unknown),
         };
-        Ok(Measured { usable, written, space, revision, at })
+        Ok(Measured { usable, least: low, written, space, revision, at })
     }
 }
 
