@@ -107,7 +107,8 @@ else
 fi
 # shellcheck disable=SC2016 # The guest has it.
 echo 'exit "$status"' >>"$work/job"
-printf '%s\n' "$PWD" "$cache" "$(dirname "$(executable privileged_host)")" >"$work/needed"
+# The tests are in deps/, the driver is beside that.
+printf '%s\n' "$PWD" "$cache" "$(dirname "$(dirname "$(executable privileged_host)")")" >"$work/needed"
 
 # What the tests write goes to a filesystem of its own, made here, where that takes no time.
 truncate -s 16G "$work/scratch.img"
