@@ -168,6 +168,10 @@ async fn a_limit_that_does_not_hold_is_told() {
             host.set_bounds(any.as_fd(), limit, bounds).unwrap();
             assert_eq!(health::told(&driver, &id).await, expected, "{kind} {bounds:?}");
         }
+        // The filesystem still knows the limit, and holds nobody to it.
+        host.set_limit_kind(None);
+        assert_eq!(health::told(&driver, &id).await, ["QuotaNotInForce"], "{kind}");
+        host.set_limit_kind(Some(kind));
         host.end_limit(any.as_fd(), limit).unwrap();
         assert_eq!(health::told(&driver, &id).await, ["QuotaNotInForce"], "{kind}");
         driver.delete(&id).await.unwrap();

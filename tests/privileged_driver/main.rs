@@ -57,6 +57,8 @@ mod snapshot_faults;
 #[cfg(test)]
 mod snapshots;
 #[cfg(test)]
+mod strays;
+#[cfg(test)]
 mod thick;
 #[cfg(test)]
 mod usage;

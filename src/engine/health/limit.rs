@@ -41,8 +41,12 @@ impl Engine {
         limit: Limit,
         data: BorrowedFd<'_>,
     ) -> Result<Option<String>, HostError> {
-        let size = located.volume().size;
-        let Some(state) = self.host.limit_state(located.pool.store.directory(), limit)? else {
+        let (size, filesystem) = (located.volume().size, located.pool.store.directory());
+        // Quotas that only count know the limit as well.
+        if self.host.limit_kind(filesystem)? != Some(limit.kind) {
+            return Ok(Some(format!("the pool's filesystem does not hold anything to {limit}")));
+        }
+        let Some(state) = self.host.limit_state(filesystem, limit)? else {
             return Ok(Some(format!("the pool's filesystem does not know {limit}")));
         };
         let Some(bounds) = state.bounds else {
