@@ -15,6 +15,8 @@ mod counting;
 mod error;
 #[cfg(any(test, feature = "fake-host"))]
 pub mod fake;
+#[cfg(feature = "fault")]
+pub mod faulty;
 mod limits;
 pub mod linux;
 mod managed;
@@ -24,6 +26,7 @@ mod signature;
 use std::fmt::Debug;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use copying::{Copying, Extent, HeldMount};
 pub use counting::Counting;
@@ -34,6 +37,15 @@ pub use mount_table::{DeviceNumber, MountEntry, MountTable};
 pub use signature::{POOL_LABEL, PROBE_LENGTH, Signature, probe as probe_signature, probe_pool};
 
 use crate::volume::{Allocation, ByteSize, DirectIo, Filesystem, MkfsOption, MountAttributes};
+
+/// The machine that this process runs on. In a binary for tests, with a fault point around every step.
+#[must_use]
+pub fn this_machine() -> Arc<dyn Host> {
+    #[cfg(not(feature = "fault"))]
+    return Arc::new(linux::LinuxHost::new());
+    #[cfg(feature = "fault")]
+    return Arc::new(faulty::Faulty::new());
+}
 
 /// The identity of a file: it survives renames, and no path can pretend to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -29,6 +29,42 @@ mod rules {
 
     const LONGEST_FILE: usize = 500;
 
+    /// System calls that change the disk. Those of `host` are steps of `host/faulty.rs`, which does not compile without them.
+    const CHANGES: [&str; 20] = [
+        "fallocate",
+        "fchmod",
+        "fchmodat",
+        "fchown",
+        "fchownat",
+        "fsync",
+        "ftruncate",
+        "linkat",
+        "mkdirat",
+        "mknodat",
+        "renameat",
+        "renameat2",
+        "set_len",
+        "symlinkat",
+        "sync_all",
+        "sync_data",
+        "syncfs",
+        "unlinkat",
+        "utimensat",
+        "write_all_at",
+    ];
+
+    /// Functions that change the disk without a fault point, and why.
+    const WITHOUT_POINT: [(&str, &str, &str); 4] = [
+        (
+            "backend/tree.rs",
+            "copy",
+            "what it begins with is thrown away with the first entry's point",
+        ),
+        ("backend/tree.rs", "remove_links", "behind the last entry, before the point of the walk"),
+        ("backend/tree.rs", "file", "between the points of two entries"),
+        ("backend/tree.rs", "attributes", "between the points of two entries"),
+    ];
+
     /// The Rust files below a directory of the project, relative to it.
     fn files_in(top: &str) -> BTreeMap<PathBuf, String> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(top);
@@ -178,6 +214,33 @@ mod rules {
         used
     }
 
+    /// The functions in this code that change the disk without a fault point.
+    fn without_point(path: &Path, code: &str) -> Vec<String> {
+        let layers = ["store", "backend"];
+        if !layers.iter().any(|layer| path.starts_with(layer)) {
+            return Vec::new();
+        }
+        let functions = after(code, "fn").map(|rest| &rest[..block_end(rest)]);
+        let changes = |body: &str| {
+            let calls = |word: &&&str| after(body, word).any(|rest| rest.starts_with('('));
+            CHANGES.iter().find(calls).copied()
+        };
+        let mut found = Vec::new();
+        for body in functions.filter(|body| !body.contains("fault::")) {
+            let name = names(body.trim_start()).remove(0);
+            let known = WITHOUT_POINT
+                .iter()
+                .any(|(file, function, _)| path == Path::new(file) && name == *function);
+            if let Some(call) = changes(body).filter(|_| !known) {
+                found.push(format!(
+                    "{}: {name} calls {call} and has no fault point",
+                    path.display()
+                ));
+            }
+        }
+        found
+    }
+
     /// Everything about one file that breaks a rule.
     fn offences(path: &Path, text: &str) -> Vec<String> {
         let mut found = Vec::new();
@@ -206,6 +269,7 @@ mod rules {
                 found.push(format!("{shown} uses {word}, which belongs to {places:?}"));
             }
         }
+        found.extend(without_point(path, &code));
         let top = path.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs");
         if let Some((_, allowed)) = ARROWS.iter().find(|(module, _)| *module == top) {
             for used in uses(path, &code) {
@@ -294,6 +358,8 @@ mod rules {
             ("engine.rs", "//! A.\nuse tonic::Status;", "tonic"),
             ("engine/a.rs", "//! A.\nuse tokio::sync::Mutex;", "tokio"),
             ("engine/a.rs", "// A.\n", "//!"),
+            ("store/a.rs", "//! A.\nfn f() { x(); fsync(fd); }", "f calls fsync"),
+            ("backend/a.rs", "//! A.\nfn g() { file.set_len(1) }", "g calls set_len"),
             ("engine/a.rs", &format!("//! A.{}", "\n".repeat(500)), "lines"),
         ] {
             let found = offences(Path::new(path), text);
@@ -316,6 +382,8 @@ mod rules {
             ),
             ("engine/a.rs", "//! A.\nconst A: (char, &str) = ('\"', r#\"crate::csi \" \"#);"),
             ("engine/a.rs", "//! A.\nconst A: char = '\\'';\nfn is_unsafe() {}"),
+            ("store/a.rs", "//! A.\nfn f() { fault::step!(\"x\", fsync(fd)) }\nfn g() { y() }"),
+            ("host/linux/a.rs", "//! A.\nfn f() { fsync(fd) }"),
             ("csi.rs", "//! A.\nuse tonic::Status;"),
             ("csi/a.rs", "//! A.\nuse crate::engine;"),
             ("cli/try_run/a.rs", "//! A.\nuse std::process::Command;\nuse crate::host;"),

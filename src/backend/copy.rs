@@ -74,8 +74,9 @@ pub fn copy_image(
 /// A system call failed.
 pub fn seal_image(dir: &VolumeDir) -> Result<ByteSize, BackendError> {
     let image = dir.image_to_write()?;
-    image.sync_all().map_err(call("flush"))?;
-    fsync(dir.as_fd()).map_err(|e| HostError::call("flush", IMAGE, e))?;
+    fault::step!("step.backend.flush", image.sync_all()).map_err(call("flush"))?;
+    fault::step!("step.backend.flush", fsync(dir.as_fd()))
+        .map_err(|e| HostError::call("flush", IMAGE, e))?;
     Ok(ByteSize::new(image.metadata().map_err(call("look at"))?.len()))
 }
 
@@ -103,7 +104,9 @@ pub(super) fn copy_data(from: &File, to: &File, progress: &Progress) -> Result<(
             if read == 0 {
                 return Ok(());
             }
-            to.write_all_at(piece.get(..read).unwrap_or_default(), place).map_err(call("write"))?;
+            let piece = piece.get(..read).unwrap_or_default();
+            fault::step!("step.backend.write", to.write_all_at(piece, place))
+                .map_err(call("write"))?;
             let read = u64::try_from(read).unwrap_or(u64::MAX);
             place += read;
             progress.advance(read);
@@ -166,7 +169,7 @@ pub fn copy_directory(
         fault::point!("backend.copy.walked").map_err(|e| HostError::call("copy", DATA, e))?;
     }
     // All files at once; also what a btrfs snapshot is made of is on disk only then.
-    syncfs(dir.as_fd()).map_err(failed("flush"))?;
+    fault::step!("step.backend.flush", syncfs(dir.as_fd())).map_err(failed("flush"))?;
     Ok(())
 }
 

@@ -53,13 +53,15 @@ pub fn create(
     };
     fault::point!("backend.hostpath.made").map_err(|e| HostError::call("make", DATA, e))?;
     let limit = limit.map(|limit| limit.begin(dir, host)).transpose()?;
-    fchown(data.as_fd(), Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)))
+    let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+    fault::step!("step.backend.chown", fchown(data.as_fd(), Some(uid), Some(gid)))
         .map_err(failed("set the owner of"))?;
     // After the owner: chown clears the set-id bits.
-    fchmod(data.as_fd(), Mode::from_bits_truncate(owner.mode))
+    let mode = Mode::from_bits_truncate(owner.mode);
+    fault::step!("step.backend.chmod", fchmod(data.as_fd(), mode))
         .map_err(failed("set the mode of"))?;
-    fsync(&data).map_err(failed("flush"))?;
-    fsync(dir.as_fd()).map_err(failed("flush"))?;
+    fault::step!("step.backend.flush", fsync(&data)).map_err(failed("flush"))?;
+    fault::step!("step.backend.flush", fsync(dir.as_fd())).map_err(failed("flush"))?;
     Ok(limit)
 }
 

@@ -43,8 +43,9 @@ pub fn create(dir: &VolumeDir, spec: &ImageSpec<'_>, host: &dyn Host) -> Result<
         host.format(file.as_fd(), recipe)?;
     }
     fault::point!("backend.image.formatted").map_err(call("format"))?;
-    file.sync_all().map_err(call("flush"))?;
-    fsync(dir.as_fd()).map_err(|e| HostError::call("flush", IMAGE, e))?;
+    fault::step!("step.backend.flush", file.sync_all()).map_err(call("flush"))?;
+    fault::step!("step.backend.flush", fsync(dir.as_fd()))
+        .map_err(|e| HostError::call("flush", IMAGE, e))?;
     Ok(())
 }
 
@@ -59,7 +60,7 @@ pub fn grow(dir: &VolumeDir, size: ByteSize, allocation: Allocation) -> Result<(
         extend(&file, length, size, allocation)?;
         fault::point!("backend.image.grown").map_err(call("grow"))?;
     }
-    file.sync_all().map_err(call("flush"))?;
+    fault::step!("step.backend.flush", file.sync_all()).map_err(call("flush"))?;
     Ok(())
 }
 
@@ -87,10 +88,13 @@ pub(super) fn extend(
     allocation: Allocation,
 ) -> Result<(), HostError> {
     match allocation {
-        Allocation::Thin => file.set_len(to.bytes()).map_err(call("size")),
+        Allocation::Thin => {
+            fault::step!("step.backend.size", file.set_len(to.bytes())).map_err(call("size"))
+        }
         Allocation::Thick => {
-            let length = to.saturating_sub(from);
-            fallocate(file, FallocateFlags::empty(), from.as_i64(), length.as_i64())
+            let (from, length) = (from.as_i64(), to.saturating_sub(from).as_i64());
+            let none = FallocateFlags::empty();
+            fault::step!("step.backend.reserve", fallocate(file, none, from, length))
                 .map_err(|e| HostError::call("reserve blocks of", IMAGE, e))
         }
     }
@@ -104,8 +108,9 @@ pub fn fill_holes(image: BorrowedFd<'_>) -> Result<(), BackendError> {
     let failed = |e| HostError::call("reserve blocks of", IMAGE, e);
     let length = ByteSize::new(u64::try_from(fstat(image).map_err(failed)?.st_size).unwrap_or(0));
     fault::point!("backend.image.reserving").map_err(call("reserve blocks of"))?;
-    fallocate(image, FallocateFlags::empty(), 0, length.as_i64()).map_err(failed)?;
-    Ok(fsync(image).map_err(failed)?)
+    let (none, length) = (FallocateFlags::empty(), length.as_i64());
+    fault::step!("step.backend.reserve", fallocate(image, none, 0, length)).map_err(failed)?;
+    Ok(fault::step!("step.backend.flush", fsync(image)).map_err(failed)?)
 }
 
 /// What identifies the image to the kernel.

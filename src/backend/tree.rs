@@ -22,6 +22,7 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat
 
 use super::copy::copy_data;
 use super::{BackendError, Progress};
+use crate::fault;
 use crate::host::{Host, HostError};
 use crate::volume::ByteSize;
 
@@ -252,6 +253,7 @@ impl Visitor for Copy<'_> {
         }
         let Entry { parent, name, stat } = entry;
         let here = self.to.here.as_fd();
+        fault::point!("step.backend.entry").map_err(|e| HostError::call("copy", path(name), e))?;
         match kind(stat) {
             SFlag::S_IFDIR => {
                 return mkdirat(here, *name, Mode::S_IRWXU).map_err(failed("make", name));

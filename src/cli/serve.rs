@@ -9,8 +9,7 @@ use super::Failure;
 use super::config::{PoolArgs, check_driver_name, topology};
 use crate::csi::{self, Endpoint, Features, ServerConfig};
 use crate::engine::{Engine, EngineConfig};
-use crate::host::Host;
-use crate::host::linux::LinuxHost;
+use crate::host::{Host, this_machine};
 use crate::telemetry::{self, LogFormat};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -83,7 +82,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
         attach: args.attach,
         max_volumes: args.max_volumes,
     };
-    let host: Arc<dyn Host> = Arc::new(LinuxHost::new());
+    let host = this_machine();
     report_propagation(&*host, &args.kubelet_dir);
     let engine = Arc::new(Engine::new(config, host)?);
     let server = ServerConfig {

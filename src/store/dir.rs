@@ -10,7 +10,7 @@ use std::path::Path;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, openat2, renameat2};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, openat2, renameat, renameat2};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
 
@@ -66,14 +66,15 @@ pub(super) fn find_dir(
 /// Makes a new regular file beneath `parent`; it must not exist.
 pub(super) fn create_file(parent: BorrowedFd<'_>, name: &str) -> Result<std::fs::File, StoreError> {
     let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
-    openat2(parent, name, how(flags, Mode::S_IRUSR | Mode::S_IWUSR))
+    let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+    fault::step!("step.store.create", openat2(parent, name, how(flags, mode)))
         .map(Into::into)
         .map_err(|e| StoreError::io("create", name, e))
 }
 
 /// Makes a directory that only root may enter; one that exists is fine.
 pub(super) fn make_dir(parent: BorrowedFd<'_>, name: &str) -> Result<(), StoreError> {
-    match mkdirat(parent, name, Mode::S_IRWXU) {
+    match fault::step!("step.store.mkdir", mkdirat(parent, name, Mode::S_IRWXU)) {
         Ok(()) | Err(Errno::EEXIST) => Ok(()),
         Err(e) => Err(StoreError::io("create the directory", name, e)),
     }
@@ -81,7 +82,7 @@ pub(super) fn make_dir(parent: BorrowedFd<'_>, name: &str) -> Result<(), StoreEr
 
 /// Flushes a file or directory.
 pub(super) fn sync(fd: impl AsFd, name: impl AsRef<Path>) -> Result<(), StoreError> {
-    fsync(fd).map_err(|e| StoreError::io("flush", name, e))
+    fault::step!("step.store.flush", fsync(fd)).map_err(|e| StoreError::io("flush", name, e))
 }
 
 /// The names in a directory, without `.` and `..`.
@@ -124,7 +125,7 @@ pub(super) fn is_kind(stat: &FileStat, kind: SFlag) -> bool {
 
 /// Removes a name that is not a directory.
 pub(super) fn unlink(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), StoreError> {
-    match unlinkat(parent, name, UnlinkatFlags::NoRemoveDir) {
+    match fault::step!("step.store.unlink", unlinkat(parent, name, UnlinkatFlags::NoRemoveDir)) {
         Ok(()) | Err(Errno::ENOENT) => Ok(()),
         Err(e) => Err(StoreError::io("remove", name, e)),
     }
@@ -132,7 +133,7 @@ pub(super) fn unlink(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), StoreEr
 
 /// Removes an empty directory.
 pub(super) fn rmdir(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), StoreError> {
-    match unlinkat(parent, name, UnlinkatFlags::RemoveDir) {
+    match fault::step!("step.store.rmdir", unlinkat(parent, name, UnlinkatFlags::RemoveDir)) {
         Ok(()) | Err(Errno::ENOENT) => Ok(()),
         Err(e) => Err(StoreError::io("remove the directory", name, e)),
     }
@@ -145,7 +146,8 @@ pub(super) fn rename_new(
     to: BorrowedFd<'_>,
     new: &OsStr,
 ) -> Result<(), StoreError> {
-    match renameat2(from, old, to, new, RenameFlags::RENAME_NOREPLACE) {
+    let how = RenameFlags::RENAME_NOREPLACE;
+    match fault::step!("step.store.rename", renameat2(from, old, to, new, how)) {
         Ok(()) => Ok(()),
         Err(Errno::EEXIST) => Err(StoreError::Exists { path: new.into() }),
         Err(e) => Err(StoreError::io("rename", old, e)),
@@ -182,11 +184,11 @@ pub(super) fn write_file(
     unlink(dir, OsStr::new(&temporary))?;
     let mut file = create_file(dir, &temporary)?;
     fault::point!("store.write.created").map_err(io("write"))?;
-    file.write_all(content).map_err(io("write"))?;
+    fault::step!("step.store.write", file.write_all(content)).map_err(io("write"))?;
     // The content must be on disk before the name leads to it, or a power cut leaves an empty file.
-    file.sync_all().map_err(io("flush"))?;
+    fault::step!("step.store.flush", file.sync_all()).map_err(io("flush"))?;
     fault::point!("store.write.flushed").map_err(io("flush"))?;
-    nix::fcntl::renameat(dir, temporary.as_str(), dir, name)
+    fault::step!("step.store.replace", renameat(dir, temporary.as_str(), dir, name))
         .map_err(|e| StoreError::io("rename", name, e))?;
     fault::point!("store.write.renamed").map_err(io("rename"))?;
     // The rename itself lives in the directory.

@@ -231,7 +231,7 @@ fn overwrite(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), StoreError> {
         }
         at = end;
     }
-    file.sync_data().map_err(failed)
+    fault::step!("step.store.overwrite", file.sync_data()).map_err(failed)
 }
 
 #[cfg(test)]

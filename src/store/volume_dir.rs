@@ -9,6 +9,7 @@ use nix::sys::stat::{SFlag, fstat};
 use serde::{Deserialize, Serialize};
 
 use super::{IMAGE, StoreError, dir};
+use crate::fault;
 use crate::volume::ByteSize;
 
 /// The directory of a volume, or of one that is being born.
@@ -110,7 +111,8 @@ impl VolumeDir {
         let new = format!("{PROGRESS}{}", dir::TEMPORARY_SUFFIX);
         dir::unlink(self.as_fd(), new.as_ref())?;
         dir::create_file(self.as_fd(), &new)?.write_all(&text).map_err(io)?;
-        nix::fcntl::renameat(self.as_fd(), new.as_str(), self.as_fd(), PROGRESS)
+        let (here, name) = (self.as_fd(), new.as_str());
+        fault::step!("step.store.progress", nix::fcntl::renameat(here, name, here, PROGRESS))
             .map_err(|e| io(e.into()))
     }
 

@@ -4,7 +4,8 @@ use orlop::csi::proto::{
     BlockMetadata, ControllerModifyVolumeRequest, CreateSnapshotRequest,
     CreateVolumeGroupSnapshotRequest, CreateVolumeRequest, DeleteSnapshotRequest,
     DeleteVolumeGroupSnapshotRequest, GetMetadataAllocatedRequest, GetMetadataDeltaRequest,
-    ListSnapshotsRequest, Snapshot, Volume, VolumeContentSource, VolumeGroupSnapshot,
+    ListSnapshotsRequest, ListVolumesRequest, Snapshot, Volume, VolumeContentSource,
+    VolumeGroupSnapshot,
     group_controller_client::GroupControllerClient,
     snapshot_metadata_client::SnapshotMetadataClient,
     volume_content_source::{SnapshotSource, Type, VolumeSource},
@@ -80,6 +81,14 @@ impl Client {
     pub(crate) fn delete_snapshot(&self, id: &str) -> Result<(), Status> {
         let request = DeleteSnapshotRequest { snapshot_id: id.to_owned(), ..Default::default() };
         self.runtime.block_on(self.controller().delete_snapshot(request)).map(drop)
+    }
+
+    /// The ids of all volumes.
+    pub(crate) fn volumes(&self) -> Vec<String> {
+        let request = ListVolumesRequest::default();
+        let reply = self.runtime.block_on(self.controller().list_volumes(request)).unwrap();
+        let entries = reply.into_inner().entries.into_iter();
+        entries.map(|entry| entry.volume.unwrap().volume_id).collect()
     }
 
     pub(crate) fn snapshots(&self) -> Vec<Snapshot> {

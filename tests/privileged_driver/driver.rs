@@ -135,6 +135,16 @@ impl Driver {
         self.child.lock().unwrap().wait().unwrap()
     }
 
+    /// Where the Nth point to be passed is armed, as `N:abort`.
+    pub(crate) fn plan(&self) -> PathBuf {
+        plan(&self.sandbox)
+    }
+
+    /// The name of the point at which the plan struck.
+    pub(crate) fn struck(&self) -> PathBuf {
+        self.plan().with_extension("struck")
+    }
+
     /// The process, for a thread that kills it at some moment.
     pub(crate) fn process(&self) -> Arc<Mutex<Child>> {
         Arc::clone(&self.child)
@@ -174,12 +184,16 @@ impl Driver {
         call: impl Fn(&Client) -> Result<T, Status>,
     ) -> T {
         let mut result = self.survive(&call);
-        if let (Err(status), true) = (&result, self.armed) {
+        let planned = self.struck().exists();
+        if let (Err(status), true) = (&result, self.armed || planned) {
             self.injected.push((step, status.clone()));
-            self.restart();
+            // What was planned strikes once: the same process has to get on with it.
+            if !planned {
+                self.restart();
+            }
             result = self.survive(&call);
         }
-        if result.is_err() && self.patient && self.deaths > 0 {
+        if result.is_err() && self.patient && (self.deaths > 0 || planned) {
             println!("{step} is repeated: {:?}", result.as_ref().err());
             poll("a repeated call succeeds", || {
                 result = self.survive(&call);
@@ -210,6 +224,10 @@ fn socket(sandbox: &Sandbox) -> PathBuf {
     sandbox.path("csi.sock")
 }
 
+fn plan(sandbox: &Sandbox) -> PathBuf {
+    sandbox.path("fault.plan")
+}
+
 fn log_file(sandbox: &Sandbox) -> File {
     let path = sandbox.path("driver.log");
     OpenOptions::new().create(true).append(true).open(path).unwrap()
@@ -225,6 +243,7 @@ fn spawn(sandbox: &Sandbox, flags: &[&str], fault: Option<&str>) -> Child {
         .args(["--kubelet-dir".as_ref(), sandbox.path("kubelet").as_os_str()])
         .args(flags)
         .env("ORLOP_LOG", "info")
+        .env("ORLOP_FAULT_PLAN", plan(sandbox))
         .stdin(Stdio::null())
         .stdout(log_file(sandbox))
         .stderr(log_file(sandbox));

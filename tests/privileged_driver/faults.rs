@@ -20,8 +20,11 @@ pub(crate) struct Cases {
     failed: Vec<(&'static str, Kind)>,
 }
 
-/// The beginnings of the points that other tests have: those of `inline`, `snapshots`, `managed` and `limit_faults`.
-const ELSEWHERE: [&str; 10] = [
+/// The beginnings of the points that other tests have: those of `inline`, `snapshots`, `managed`, `limit_faults`
+/// and `steps`.
+const ELSEWHERE: [&str; 12] = [
+    "step.",
+    "host.command.",
     "engine.inline.",
     "engine.freeze.",
     "backend.copy.",

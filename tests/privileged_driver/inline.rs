@@ -20,14 +20,14 @@ const KINDS: [Kind; 2] = [Kind::Hostpath, Kind::Ext4];
 
 /// A pod with one inline volume, as kubelet keeps it.
 #[derive(Debug)]
-struct Pod {
+pub(crate) struct Pod {
     kind: Kind,
     directory: PathBuf,
     request: NodePublishVolumeRequest,
 }
 
 impl Pod {
-    fn new(sandbox: &Sandbox, kind: Kind, number: u32) -> Self {
+    pub(crate) fn new(sandbox: &Sandbox, kind: Kind, number: u32) -> Self {
         let uid = format!("0000-{number}");
         let directory = sandbox.make_dir(Path::new("kubelet/pods").join(&uid));
         let volume = directory.join("volumes/kubernetes.io~csi/scratch");
@@ -54,21 +54,21 @@ impl Pod {
         Self { kind, directory, request }
     }
 
-    fn target(&self) -> &Path {
+    pub(crate) fn target(&self) -> &Path {
         Path::new(&self.request.target_path)
     }
 
-    fn up(&self, driver: &mut Driver) {
+    pub(crate) fn up(&self, driver: &mut Driver) {
         driver.insist("publish", |c| c.publish_inline(&self.request));
         assert_eq!(mounts_below(&self.directory), [self.target()]);
     }
 
-    fn down(&self, driver: &mut Driver) {
+    pub(crate) fn down(&self, driver: &mut Driver) {
         driver.insist("unpublish", |c| c.unpublish(&self.request.volume_id, self.target()));
         assert!(!self.target().exists(), "unpublish removes the target path");
     }
 
-    fn remove_directory(&self) {
+    pub(crate) fn remove_directory(&self) {
         std::fs::remove_dir_all(&self.directory).unwrap();
     }
 }
@@ -129,7 +129,9 @@ fn live(sandbox: &Sandbox, kind: Kind, fault: &str) -> Driver {
 fn a_driver_that_dies_anywhere_finishes_after_its_restart() {
     privileged(|sandbox| {
         let mut hit = Vec::new();
-        for point in orlop::fault::all() {
+        // `steps` has the others, one by one.
+        let named = |point: &&str| !point.starts_with("step.");
+        for point in orlop::fault::all().into_iter().filter(named) {
             for kind in KINDS {
                 let sandbox = sandbox.sub(&format!("{kind:?}/{point}"));
                 let mut driver = live(&sandbox, kind, &format!("{point}:abort"));

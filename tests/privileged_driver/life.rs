@@ -167,7 +167,7 @@ impl Life {
     }
 
     /// Grows the volume and its filesystem, as far as it may while it is mounted.
-    fn grow(&self, driver: &mut Driver) {
+    pub(crate) fn grow(&self, driver: &mut Driver) {
         let bytes = self.kind.grown();
         driver.insist("expand", |c| c.expand(&self.id, bytes));
         self.check_loops();

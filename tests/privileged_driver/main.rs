@@ -57,6 +57,10 @@ mod snapshot_faults;
 #[cfg(test)]
 mod snapshots;
 #[cfg(test)]
+mod step_cases;
+#[cfg(test)]
+mod steps;
+#[cfg(test)]
 mod strays;
 #[cfg(test)]
 mod thick;

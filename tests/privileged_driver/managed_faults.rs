@@ -17,7 +17,8 @@ use crate::privileged::{Sandbox, loops_below, poll, privileged, run};
 
 /// The points of making, mounting and growing a pool. Those of disks are hit on disks only.
 fn points() -> Vec<&'static str> {
-    let ours = ["managed.", "host.attach.", "host.mount.", "host.grow.", "host.quota."];
+    let ours =
+        ["managed.", "step.pool.", "host.attach.", "host.mount.", "host.grow.", "host.quota."];
     let all = orlop::fault::all().into_iter();
     all.filter(|point| ours.iter().any(|beginning| point.starts_with(beginning))).collect()
 }
@@ -92,16 +93,26 @@ fn a_driver_that_dies_anywhere_while_it_makes_or_grows_a_pool_finishes_after_its
         every_point_hit(
             "image",
             &hit,
-            &["managed.disk.", "managed.make.claimed", "managed.image.holes"],
+            &[
+                "managed.disk.",
+                "managed.make.claimed",
+                "managed.image.holes",
+                "step.pool.claim_disk",
+                "step.pool.make_on_disk",
+            ],
         );
     });
+}
+
+fn is_of_pools(point: &&'static str) -> bool {
+    point.starts_with("managed.") || point.starts_with("step.pool.")
 }
 
 #[test]
 fn a_step_that_fails_while_a_pool_is_made_is_repeated() {
     privileged(|sandbox| {
         for errno in ["EIO", "ENOSPC"] {
-            for point in points().into_iter().filter(|point| point.starts_with("managed.")) {
+            for point in points().into_iter().filter(is_of_pools) {
                 let sandbox = sandbox.sub(&format!("{point}{errno}"));
                 configure(&sandbox, &on_image("btrfs", SIZE));
                 let (driver, _) = born_with(&sandbox, &format!("{point}:{errno}"));
@@ -156,6 +167,7 @@ fn a_driver_that_dies_anywhere_while_it_makes_a_pool_on_a_disk_finishes_after_it
         }
         let images = [
             "managed.image.",
+            "step.pool.make_in_image",
             "managed.attach.",
             "managed.grow.loop",
             "managed.grow.start",

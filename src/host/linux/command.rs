@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
+use crate::fault;
 use crate::host::CommandError;
 
 const DIRECTORIES: [&str; 6] =
@@ -90,15 +91,23 @@ impl Program {
             .path
             .as_deref()
             .ok_or(CommandError::Missing { program: self.name, package: self.package })?;
-        Command::new(path)
+        let child = Command::new(path)
             .args(arguments)
             .env_clear()
             .env("LC_ALL", "C")
             .env("PATH", DIRECTORIES.join(":"))
             .current_dir("/")
             .stdin(input)
-            .output()
-            .map_err(|source| CommandError::Start { program: self.name, source })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let start = |source| CommandError::Start { program: self.name, source };
+        let mut child = child.map_err(start)?;
+        if fault::point!("host.command.started").is_err() {
+            // A program that is killed, by an operator or for want of memory.
+            child.kill().map_err(start)?;
+        }
+        child.wait_with_output().map_err(start)
     }
 
     /// Runs it; `accepted` are the exit codes that mean success.
