@@ -97,6 +97,7 @@ pub(crate) const CASES: &[Case] = &[
     case("attach", Ext4, Block, [created, attach, delete]).with_flags(&["--attach"]),
     case("expand-directory-btrfs", Btrfs, Hostpath, EXPAND).limited(),
     case("expand-ext4", Ext4, Ext4Image, EXPAND),
+    case("restage-grown-ext4", Ext4, Ext4Image, [expanded, restage, grown]),
     case("expand-xfs", Xfs, XfsImage, EXPAND),
     case("expand-block-thick", Btrfs, Block, EXPAND).with(&[("allocation", "thick")]),
     case("node-directory", Ext4, Hostpath, NODE),
@@ -204,6 +205,17 @@ fn attach(world: &mut World) {
 fn expand(world: &mut World) {
     world.before = world.life.seen_size();
     world.life.grow(&mut world.driver);
+}
+
+fn expanded(world: &mut World) {
+    in_use(world);
+    expand(world);
+}
+
+/// What could not grow under its mount grows here.
+fn restage(world: &mut World) {
+    world.life.down(&mut world.driver);
+    world.life.up(&mut world.driver);
 }
 
 fn grown(world: &mut World) {

@@ -19,7 +19,7 @@ use tonic::Code;
 use crate::driver::Driver;
 use crate::life::{Life, check_nothing_left, trash_is_empty};
 use crate::pools::end;
-use crate::privileged::{Sandbox, poll, privileged};
+use crate::privileged::{Sandbox, can_grow_mounted_ext4, poll, privileged};
 use crate::step_cases::{CASES, Case};
 
 /// Requests that never end would go on for ever.
@@ -181,7 +181,11 @@ fn report(what: &str, done: &BTreeMap<&str, Vec<String>>) {
     if std::env::var_os("ORLOP_CASE").is_some() {
         return;
     }
+    let grows_mounted = can_grow_mounted_ext4();
     let missed = orlop::fault::all().into_iter().filter(|point| {
+        if grows_mounted && *point == "step.host.grow_unmounted" {
+            return false;
+        }
         (point.starts_with("step.") || *point == HELPER)
             && !names.contains(point)
             && !ELSEWHERE.iter().any(|(beginning, _)| point.starts_with(beginning))
