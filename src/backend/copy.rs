@@ -139,7 +139,6 @@ pub fn copy_directory(
     host: &dyn Host,
 ) -> Result<(), BackendError> {
     let DirectoryCopy { share, read_only, limit } = copy;
-    let limited = || limit.map(|limit| limit.begin(dir, host)).transpose();
     let failed = |operation: &'static str| move |e: Errno| HostError::call(operation, DATA, e);
     let from = source.directory(DATA)?;
     let on_btrfs = host.space(dir.as_fd())?.filesystem == PoolFilesystem::Btrfs;
@@ -154,7 +153,7 @@ pub fn copy_directory(
         host.snapshot_subvolume(from.as_fd(), dir.as_fd(), DATA, read_only)?;
         check()?;
         fault::point!("backend.copy.snapshotted").map_err(|e| HostError::call("copy", DATA, e))?;
-        limited()?;
+        limit.map(|limit| limit.hold(dir, host)).transpose()?;
     } else {
         let to = if on_btrfs {
             host.make_subvolume(dir.as_fd(), DATA)?;
@@ -163,9 +162,13 @@ pub fn copy_directory(
             dir.create_directory(DATA)?
         };
         // Before there is anything in it: what is made later is under the limit of its directory.
-        limited()?;
+        let begun = limit.map(|limit| limit.begin(dir, host)).transpose()?;
         progress.expect(tree::measure(from.as_fd())?);
         tree::copy(from.as_fd(), to.as_fd(), share, progress, host)?;
+        // Only now: the directories of a copy may take a block more than those of a source that is full to the brim.
+        if let (Some(limit), Some(begun)) = (limit, begun) {
+            limit.bound(begun, dir, host)?;
+        }
         fault::point!("backend.copy.walked").map_err(|e| HostError::call("copy", DATA, e))?;
     }
     // All files at once; also what a btrfs snapshot is made of is on disk only then.

@@ -21,14 +21,30 @@ pub struct NewLimit {
 }
 
 impl NewLimit {
-    /// Puts the data directory, in which no pod has been yet, under a limit of its own.
+    /// Puts the data directory, in which no pod has been yet, under a limit of its own, which holds nobody yet.
     pub(super) fn begin(self, dir: &VolumeDir, host: &dyn Host) -> Result<Limit, BackendError> {
-        let failed = |e| HostError::call("limit", DATA, e);
         let data = dir.directory(DATA)?;
         let limit = host.begin_limit(data.as_fd(), self.kind)?;
-        fault::point!("backend.limit.begun").map_err(failed)?;
+        fault::point!("backend.limit.begun").map_err(|e| HostError::call("limit", DATA, e))?;
+        Ok(limit)
+    }
+
+    /// Holds the data directory to its size.
+    pub(super) fn bound(
+        self,
+        limit: Limit,
+        dir: &VolumeDir,
+        host: &dyn Host,
+    ) -> Result<(), BackendError> {
         host.set_bounds(dir.as_fd(), limit, Some(self.bounds))?;
-        fault::point!("backend.limit.bounded").map_err(failed)?;
+        fault::point!("backend.limit.bounded").map_err(|e| HostError::call("limit", DATA, e))?;
+        Ok(())
+    }
+
+    /// Both.
+    pub(super) fn hold(self, dir: &VolumeDir, host: &dyn Host) -> Result<Limit, BackendError> {
+        let limit = self.begin(dir, host)?;
+        self.bound(limit, dir, host)?;
         Ok(limit)
     }
 }
@@ -52,7 +68,7 @@ pub fn create(
         dir.create_directory(DATA)?
     };
     fault::point!("backend.hostpath.made").map_err(|e| HostError::call("make", DATA, e))?;
-    let limit = limit.map(|limit| limit.begin(dir, host)).transpose()?;
+    let limit = limit.map(|limit| limit.hold(dir, host)).transpose()?;
     let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
     fault::step!("step.backend.chown", fchown(data.as_fd(), Some(uid), Some(gid)))
         .map_err(failed("set the owner of"))?;

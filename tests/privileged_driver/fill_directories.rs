@@ -137,6 +137,52 @@ fn a_directory_with_a_project_quota_of_xfs_is_held_to_its_size() {
     privileged(|sandbox| filled(sandbox, PoolOn::Xfs));
 }
 
+/// Many files in many directories until the volume is full, then a copy of the same size.
+fn copied(sandbox: &Sandbox, pool: PoolOn) {
+    let mut driver = start(sandbox, pool, 700);
+    let full = up(sandbox, &mut driver, "full", 32 * MIB);
+    let script = "i=0; while mkdir d$i && head -c 5000 /dev/zero >d$i/f && head -c 70000 /dev/zero >d$i/g; do i=$((i+1)); done; sync -f .; exit 0";
+    as_pod("sh", &["-c", &format!("cd {} || exit 1; {script}", full.target.display())]).unwrap();
+    brim_with_what_is_left(&full);
+    full.down(&mut driver);
+    let mut clone = Life::new(sandbox, Kind::Hostpath, "clone").with("quota", "required");
+    clone.create.bytes = 32 * MIB;
+    let create = clone.create.clone();
+    clone.id = driver.client.create_from(&create, from_volume(&full.id)).unwrap().volume_id;
+    for life in [&full, &clone] {
+        life.up(&mut driver);
+    }
+    let same = ["-r", full.target.to_str().unwrap(), clone.target.to_str().unwrap()];
+    crate::privileged::run("diff", &same);
+    // What is full is full in the copy as well.
+    let more = clone.target.join("more");
+    overwrite(&more, 2).unwrap_err();
+    for life in [full, clone] {
+        life.down(&mut driver);
+        life.gone(&mut driver);
+    }
+    end(sandbox, driver);
+}
+
+/// Single blocks until not one more goes in.
+fn brim_with_what_is_left(life: &Life) {
+    let target = format!("of={}", life.target.join("rest").display());
+    let append = ["if=/dev/zero", &target, "bs=4K", "oflag=append", "conv=fsync,notrunc"];
+    as_pod("dd", &append).unwrap_err();
+}
+
+#[test]
+#[ignore = "needs project quotas of ext4 and XFS: make vm"]
+fn a_full_directory_of_ext4_can_be_cloned_at_its_size() {
+    privileged(|sandbox| copied(sandbox, PoolOn::Ext4));
+}
+
+#[test]
+#[ignore = "needs project quotas of ext4 and XFS: make vm"]
+fn a_full_directory_of_xfs_can_be_cloned_at_its_size() {
+    privileged(|sandbox| copied(sandbox, PoolOn::Xfs));
+}
+
 #[test]
 fn a_full_directory_can_be_rewritten_after_a_snapshot() {
     privileged(|sandbox| {
