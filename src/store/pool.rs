@@ -297,8 +297,13 @@ impl Pool {
                 continue;
             }
             // What cannot be removed now (a full or broken disk) is in nobody's way: `begin` tries again.
-            if let Err(error) = self.discard(&name, host) {
-                tracing::warn!(pool = %self.path.display(), entry = %name.display(), %error, "cannot remove what was not born");
+            match self.discard(&name, host) {
+                Ok(()) => {
+                    tracing::info!(pool = %self.path.display(), entry = %name.display(), "removed what an earlier run was killed over");
+                }
+                Err(error) => {
+                    tracing::warn!(pool = %self.path.display(), entry = %name.display(), %error, "cannot remove what was not born");
+                }
             }
         }
         Ok(())
