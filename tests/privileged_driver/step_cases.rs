@@ -146,7 +146,8 @@ fn used(world: &mut World) {
 }
 
 fn use_and_delete(world: &mut World) {
-    assert_eq!(world.driver.client.volumes(), [world.life.id.clone()], "one of that name");
+    let one = std::slice::from_ref(&world.life.id);
+    assert_eq!(world.driver.client.volumes(), one, "one of that name");
     world.life.up(&mut world.driver);
     write(world.life.kind, &world.life.target, "two");
     assert_eq!(read(world.life.kind, &world.life.target), "two");

@@ -106,9 +106,10 @@ fn once(world: &mut World, case: &Case, action: &str) -> Option<String> {
 
 /// All points of a case, in order.
 fn all_of(sandbox: &Sandbox, case: &Case, actions: &[&str]) -> Vec<String> {
-    match case.limits {
-        true => case.pool.mount_with_limits(sandbox, case.size),
-        false => case.pool.mount(sandbox, case.size),
+    if case.limits {
+        case.pool.mount_with_limits(sandbox, case.size);
+    } else {
+        case.pool.mount(sandbox, case.size);
     }
     let mut driver = Driver::start_with_flags(sandbox, case.flags);
     driver.patient = true;
@@ -126,13 +127,11 @@ fn all_of(sandbox: &Sandbox, case: &Case, actions: &[&str]) -> Vec<String> {
             resume_unwind(panic)
         });
         driver = world.driver;
-        match point {
-            Some(point) => points.push(point),
-            None => {
-                end(sandbox, driver);
-                return points;
-            }
-        }
+        let Some(point) = point else {
+            end(sandbox, driver);
+            return points;
+        };
+        points.push(point);
     }
     panic!("{}: it does not end", case.name);
 }
