@@ -1,6 +1,5 @@
 //! The kinds of volumes that are shown.
 
-use std::collections::HashMap;
 use std::fmt;
 
 use clap::ValueEnum;
@@ -86,12 +85,6 @@ impl Kind {
             Self::Xfs => (320 * MIB, 400 * MIB),
             Self::Btrfs => (256 * MIB, 352 * MIB),
         }
-    }
-
-    /// The parameters of its StorageClass.
-    pub(super) fn parameters(self) -> HashMap<String, String> {
-        let backend = if self == Self::Hostpath { "hostpath" } else { "loop" };
-        HashMap::from([("backend".to_owned(), backend.to_owned())])
     }
 
     /// How it is accessed.
