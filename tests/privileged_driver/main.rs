@@ -20,6 +20,8 @@ mod cost;
 #[cfg(test)]
 mod crashes;
 #[cfg(test)]
+mod demonstration;
+#[cfg(test)]
 mod driver;
 #[cfg(test)]
 mod faults;

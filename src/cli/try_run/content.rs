@@ -50,7 +50,7 @@ pub(super) fn fill(path: &Path, offset: u64, create: bool) -> Result<(u64, i32),
     let opened = OpenOptions::new().write(true).create_new(create).open(path);
     let mut file = opened.map_err(failed)?;
     file.seek(SeekFrom::Start(offset)).map_err(failed)?;
-    let bytes = [0xa5; BLOCK];
+    let bytes = vec![0xa5; BLOCK];
     // What no whole block fits into any more may take a smaller piece.
     let (mut taken, mut piece) = (0, bytes.as_slice());
     let ended = loop {

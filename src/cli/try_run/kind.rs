@@ -92,8 +92,11 @@ impl Kind {
         if self == Self::Block {
             return AccessType::Block(BlockVolume {});
         }
+        let filesystem = self.filesystem();
         AccessType::Mount(MountVolume {
-            fs_type: self.filesystem().unwrap_or_default().to_owned(),
+            fs_type: filesystem.unwrap_or_default().to_owned(),
+            // What is removed goes back to the pool, so that a snapshot is not charged for it.
+            mount_flags: filesystem.map(|_any| "discard".to_owned()).into_iter().collect(),
             ..MountVolume::default()
         })
     }

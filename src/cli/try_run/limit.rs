@@ -64,3 +64,32 @@ pub(super) fn taken(volume: &Volume) -> Option<String> {
     (volume.taken > 0)
         .then(|| format!("{} {} of {size}", volume.kind.heading(), ByteSize::new(volume.taken)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    /// What is found when a volume of 64 MiB that offered 60 takes that many MiB, and ends with that error.
+    fn found(kind: Kind, more: u64, errno: Errno) -> Result<(), Failure> {
+        let mut volume = Volume::new(kind, Path::new("/kubelet"), "s");
+        (volume.pieces, volume.available) = (1, 60 * MIB);
+        check(&mut volume, more * MIB, errno)
+    }
+
+    #[test]
+    fn a_volume_that_takes_too_much_or_too_little_is_found() {
+        for (kind, full) in [
+            (Kind::Hostpath, Errno::EDQUOT),
+            (Kind::Ext4, Errno::ENOSPC),
+            (Kind::Block, Errno::ENOSPC),
+        ] {
+            found(kind, 60, full).unwrap();
+            found(kind, 61, full).unwrap_err();
+            found(kind, 50, full).unwrap_err();
+            found(kind, 60, Errno::EIO).unwrap_err();
+            assert_eq!(found(kind, 59, full).is_ok(), kind != Kind::Block);
+        }
+    }
+}

@@ -126,7 +126,7 @@ impl Place {
         };
         Ok(match managed_pool_refusal(&self.root, &self.kubelet, &config, host)? {
             None => Base::Managed(config, size),
-            Some(why) => Base::Directory(why),
+            Some(why) => Base::Directory(format!("{why} (TMPDIR names another place)")),
         })
     }
 }

@@ -26,7 +26,11 @@ pub(super) fn check(kinds: &[Kind]) -> Result<(), Failure> {
     if problems.is_empty() {
         Ok(())
     } else {
-        Err(format!("nothing was started:\n  {}", problems.join("\n  ")).into())
+        let problems = problems.join("\n  ");
+        Err(format!(
+            "nothing was started:\n  {problems}\n--only names the kinds of volumes that are shown"
+        )
+        .into())
     }
 }
 
@@ -44,7 +48,7 @@ pub(super) fn lacking(kind: Kind) -> Vec<String> {
     }
     let filesystem = kind.filesystem().and_then(Filesystem::from_word);
     if let Some(filesystem) = filesystem.filter(|filesystem| lacks_filesystem(*filesystem)) {
-        problems.push(format!("this kernel has no {filesystem}: name the other kinds with --only"));
+        problems.push(format!("this kernel has no {filesystem}"));
     }
     problems
 }

@@ -106,22 +106,19 @@ impl Session {
     pub(super) fn note_pool(&mut self) {
         let is_held = self.volumes.iter().any(|volume| volume.hold == Hold::Required);
         let place = self.place.dir.parent().unwrap_or(&self.place.dir).display();
-        let (what, otherwise) = match &self.base {
-            Base::Managed(_, size) => (
-                format!("the driver's own btrfs, in an image of {size} in {place}"),
-                "the btrfs of this kernel has no simple quotas (Linux 6.7)",
+        self.report.note(match &self.base {
+            Base::Managed(_, size) => {
+                let limits = if is_held {
+                    "hostpath volumes have hard limits (quota: required)"
+                } else {
+                    "this kernel has no simple quotas (Linux 6.7), so no hard limit of hostpath is shown"
+                };
+                format!("pool: a managed one, btrfs in an image of {size} in {place}; {limits}")
+            }
+            Base::Directory(why) => format!(
+                "pool: a directory in {place}, so no hard limit of hostpath is shown; a managed pool cannot be made: {why}"
             ),
-            Base::Directory(why) => (
-                format!("a directory in {place}; no managed pool there: {why}"),
-                "it is not the driver's own filesystem",
-            ),
-        };
-        let limits = if is_held {
-            "hostpath volumes have hard limits (quota: required)".to_owned()
-        } else {
-            format!("no hard limits of hostpath volumes are shown: {otherwise}")
-        };
-        self.report.note(format!("pool: {what}; {limits}"));
+        });
     }
 
     /// Says how much went into the volumes.

@@ -43,3 +43,33 @@ pub(super) fn refusal(
         space.available,
     )))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::host::fake::FakeHost;
+
+    #[test]
+    fn the_system_keeps_its_tenth() {
+        let home = tempfile::tempdir().unwrap();
+        let directory = std::fs::File::open(home.path()).unwrap();
+        let host = FakeHost::new();
+        let mut space = host.space(directory.as_fd()).unwrap();
+        (space.total, space.available) = (ByteSize::mib(1000), ByteSize::mib(500));
+        host.set_space(space);
+        let refused = |root_dir: &Path, kubelet_dir: &Path, more: u64| {
+            let images = Images { root_dir, directory: directory.as_fd() };
+            let system = System::new(kubelet_dir);
+            refusal(images, ByteSize::mib(more), "p", &system, &host).unwrap()
+        };
+        assert_eq!(refused(home.path(), home.path(), 400), None);
+        let why = refused(home.path(), home.path(), 401).unwrap();
+        assert!(why.contains("401 MiB") && why.contains("10 %"), "{why}");
+        // A filesystem of its own keeps less.
+        let own = Path::new("/proc");
+        assert_eq!(refused(own, home.path(), 484), None);
+        assert!(refused(own, home.path(), 485).is_some());
+    }
+}
