@@ -16,13 +16,14 @@ const SYSFS: &str = "/sys/block";
 const POOL_DIRECTORIES: [&str; 7] =
     ["incoming", "volumes", "snapshots", "groups", "archive", "retained", "trash"];
 
-/// A loop device and the file that it is on.
+/// A loop device.
 #[derive(Debug)]
 struct Device {
     number: u32,
-    /// For one on another loop device, that device's file.
+    /// What it is on, as the kernel shows it.
+    on: PathBuf,
+    /// The file below: that of the other loop device when it is on one.
     file: PathBuf,
-    is_view: bool,
 }
 
 /// Mounts, loop devices and files that should not be there.
@@ -100,16 +101,19 @@ impl Device {
         self.file.starts_with(&place.root)
     }
 
+    fn is_view(&self) -> bool {
+        self.on != self.file
+    }
+
     /// Lets it go, if it is the same as when it was seen: one with AUTOCLEAR goes with its mount, and its number may be
     /// somebody else's by now.
     fn detach(&self, host: &dyn Host) -> Result<(), Failure> {
-        let below = backing(self.number);
-        let same = below.is_some_and(|file| self.is_view || file == self.file);
+        let same = backing(self.number).is_some_and(|on| on == self.on);
         if same { Ok(host.detach(self.number)?) } else { Ok(()) }
     }
 }
 
-/// The file that a loop device is on; `None` for one that is free, or that was let go of meanwhile.
+/// What a loop device is on; `None` for one that is free, or that was let go of meanwhile.
 fn backing(number: u32) -> Option<PathBuf> {
     let shown = std::fs::read_to_string(format!("{SYSFS}/loop{number}/loop/backing_file")).ok()?;
     Some(PathBuf::from(shown.trim_end_matches('\n')))
@@ -123,15 +127,14 @@ fn loops(dir: &Path) -> Result<Vec<Device>, Failure> {
         let number = name.and_then(|name| name.strip_prefix("loop")?.parse::<u32>().ok());
         all.extend(number.and_then(|number| Some((number, backing(number)?))));
     }
-    let device = |(number, file): &(u32, PathBuf)| {
-        let below = all.iter().find(|(below, _)| loop_path(*below) == *file);
-        let is_view = below.is_some();
-        let file = below.map_or(file, |(_, file)| file).clone();
-        Device { number: *number, file, is_view }
+    let device = |(number, on): &(u32, PathBuf)| {
+        let below = all.iter().find(|(below, _)| loop_path(*below) == *on);
+        let file = below.map_or(on, |(_, file)| file).clone();
+        Device { number: *number, on: on.clone(), file }
     };
     let mut found: Vec<_> = all.iter().map(device).collect();
     found.retain(|device| device.file.starts_with(dir));
-    found.sort_by_key(|device| !device.is_view);
+    found.sort_by_key(|device| !device.is_view());
     Ok(found)
 }
 

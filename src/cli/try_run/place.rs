@@ -100,7 +100,8 @@ impl Place {
         let base = self.choose(size_for(kinds), host)?;
         let create = match &base {
             Base::Managed(_, size) => {
-                format!("create = {{ size = \"{size}\", filesystem = \"btrfs\" }}\n")
+                let bytes = size.bytes();
+                format!("create = {{ size = \"{bytes}\", filesystem = \"btrfs\" }}\n")
             }
             Base::Directory(_) => String::new(),
         };

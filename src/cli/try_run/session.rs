@@ -88,7 +88,7 @@ impl Session {
     fn look_at_pool(&mut self) -> Result<(), Failure> {
         let is_managed = matches!(self.base, Base::Managed(..));
         if is_managed && !leftovers::has_pool(&self.place, &self.host)? {
-            return Err("the driver has not mounted its managed pool once".into());
+            return Err("the driver has not mounted its managed pool; its log says why".into());
         }
         let directory = File::open(&self.place.pool).map_err(|e| format!("open the pool: {e}"))?;
         let hold = match self.host.limit_kind(directory.as_fd())? {
