@@ -64,7 +64,9 @@ pub use health::{
 };
 pub use inline::InlineRequest;
 pub use list::Listed;
-pub use managed::{CreatePool, PoolBase, create_word, smallest_image, unmount_pool};
+pub use managed::{
+    CreatePool, PoolBase, create_word, managed_pool_refusal, smallest_image, unmount_pool,
+};
 pub use metadata::{Metadata, MetadataQuery};
 pub use open_pool::Reserve;
 pub use pools::{PoolConfig, PoolReport, PoolStatus};

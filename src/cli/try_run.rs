@@ -1,8 +1,8 @@
 //! `orlop try`: what the driver does, shown on this machine with real mounts and loop devices.
 //!
-//! It starts a driver of its own on a private socket with a pool in a temporary directory, plays external-provisioner
-//! and kubelet over gRPC, checks every answer against the kernel, and takes everything away again, also when a step
-//! fails or when it is interrupted.
+//! It starts a driver of its own on a private socket with a managed pool in a temporary directory, plays
+//! external-provisioner and kubelet over gRPC, checks every answer against the kernel, and takes everything away again,
+//! also when a step fails or when it is interrupted.
 
 mod client;
 mod content;
@@ -10,6 +10,8 @@ mod copies;
 mod driver;
 mod kind;
 mod leftovers;
+mod limit;
+mod place;
 mod preflight;
 mod report;
 mod scenario;

@@ -13,15 +13,17 @@ mod apply;
 mod observe;
 mod plan;
 mod propagation;
+mod room;
 mod unmount;
 
-use std::path::PathBuf;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 
 use super::system::System;
 use super::{EngineError, PoolConfig};
 use crate::backend::smallest;
-use crate::host::{FileIdentity, Host};
-use crate::store::{Images, Making, ManagedRecord, PoolImage, StateDir};
+use crate::host::{FileIdentity, Host, HostError};
+use crate::store::{Images, Making, ManagedRecord, PoolImage, StateDir, open_directory};
 use crate::volume::{Backend, ByteSize, Filesystem, FilesystemUuid};
 use plan::{Plan, Wish, plan};
 pub use unmount::unmount as unmount_pool;
@@ -72,6 +74,31 @@ pub const fn smallest_image(filesystem: Filesystem) -> ByteSize {
     smallest(Backend::Loop, Some(filesystem)).0
 }
 
+/// Why the image of a new managed pool could not be made, or its mount would not last; `None` when neither is in the way.
+/// The root directory is there already. Only looks.
+///
+/// # Errors
+/// A system call failed.
+pub fn managed_pool_refusal(
+    root_dir: &Path,
+    kubelet_dir: &Path,
+    config: &PoolConfig,
+    host: &dyn Host,
+) -> Result<Option<String>, EngineError> {
+    let shown = |path: &Path| Ok::<_, HostError>(host.canonical(path)?.unwrap_or(path.to_owned()));
+    let (root, path) = (shown(root_dir)?, shown(&config.path)?);
+    if let Some(why) = propagation::refusal(&host.mounts()?, &root, &path) {
+        return Ok(Some(why));
+    }
+    let Some(PoolBase::Image { size, sparse: false }) = config.create.as_ref().map(|c| &c.base)
+    else {
+        return Ok(None);
+    };
+    let directory = open_directory(root_dir)?;
+    let images = room::Images { root_dir, directory: directory.as_fd() };
+    Ok(room::refusal(images, *size, &config.name, &System::new(kubelet_dir), host)?)
+}
+
 /// A managed pool that is mounted.
 #[derive(Debug)]
 pub(super) struct Foundation {
@@ -89,7 +116,7 @@ pub(super) struct Foundation {
 pub(super) struct Ground<'a> {
     pub(super) host: &'a dyn Host,
     pub(super) state: &'a StateDir,
-    pub(super) root_dir: &'a std::path::Path,
+    pub(super) root_dir: &'a Path,
     /// Its filesystems are not filled by an image.
     pub(super) system: &'a System,
 }

@@ -54,6 +54,17 @@ pub fn is_installed(program: &str) -> bool {
     command::path_of(program).is_some()
 }
 
+/// This kernel certainly cannot mount such a filesystem, also not after it has looked for a module. Asks as root.
+#[must_use]
+pub fn lacks_filesystem(filesystem: Filesystem) -> bool {
+    let name = match filesystem {
+        Filesystem::Ext4 => c"ext4",
+        Filesystem::Xfs => c"xfs",
+        Filesystem::Btrfs => c"btrfs",
+    };
+    sys::begin_mount(name).is_err_and(|errno| errno == nix::errno::Errno::ENODEV)
+}
+
 impl Default for LinuxHost {
     fn default() -> Self {
         Self::new()

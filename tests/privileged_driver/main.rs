@@ -21,6 +21,7 @@ mod cost;
 mod crashes;
 #[cfg(test)]
 mod disks;
+mod demonstration;
 #[cfg(test)]
 mod driver;
 #[cfg(test)]

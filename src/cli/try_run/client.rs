@@ -102,7 +102,7 @@ impl Client {
             name: volume.name(),
             capacity_range: Some(CapacityRange { required_bytes: bytes, limit_bytes: 0 }),
             volume_capabilities: vec![capability(volume)],
-            parameters: volume.kind.parameters(),
+            parameters: volume.parameters(),
             volume_content_source: source.clone(),
             accessibility_requirements: Some(TopologyRequirement {
                 requisite: term.clone(),

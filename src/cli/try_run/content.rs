@@ -8,6 +8,10 @@ use crate::cli::Failure;
 
 const BLOCK: usize = 1 << 20;
 const BLOCKS: usize = 4;
+const PAGE: usize = 4096;
+
+/// So long is a piece.
+pub(super) const LENGTH: u64 = (BLOCK * BLOCKS) as u64;
 
 /// The next block of a sequence (SplitMix64).
 fn block(state: &mut u64) -> Vec<u8> {
@@ -37,6 +41,30 @@ fn put(file: &mut File, offset: u64, seed: u64) -> std::io::Result<()> {
         file.write_all(&block(&mut state))?;
     }
     file.sync_all()
+}
+
+/// Writes as much as is taken, into a new file or from a place of a device on, and waits until it is on the disk; answers
+/// how much that was, and the kernel's error number that ended it.
+pub(super) fn fill(path: &Path, offset: u64, create: bool) -> Result<(u64, i32), Failure> {
+    let failed = |error| format!("fill {}: {error}", path.display());
+    let opened = OpenOptions::new().write(true).create_new(create).open(path);
+    let mut file = opened.map_err(failed)?;
+    file.seek(SeekFrom::Start(offset)).map_err(failed)?;
+    let bytes = vec![0xa5; BLOCK];
+    // What no whole block fits into any more may take a smaller piece.
+    let (mut taken, mut piece) = (0, bytes.as_slice());
+    let ended = loop {
+        match file.write(piece) {
+            Ok(0) => {
+                return Err(format!("fill {}: the kernel takes nothing", path.display()).into());
+            }
+            Ok(written) => taken += written as u64,
+            Err(_) if piece.len() > PAGE => piece = piece.get(..PAGE).unwrap_or_default(),
+            Err(error) => break error.raw_os_error().unwrap_or_default(),
+        }
+    };
+    file.sync_all().map_err(failed)?;
+    Ok((taken, ended))
 }
 
 /// Reads a piece and compares every byte.
@@ -80,8 +108,6 @@ pub(super) fn refused(path: &Path, create: bool) -> Result<i32, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const LENGTH: u64 = (BLOCK * BLOCKS) as u64;
 
     #[test]
     fn content_is_told_again_and_a_changed_byte_is_seen() {

@@ -3,12 +3,11 @@
 use std::time::Instant;
 
 use super::client::done;
-use super::kind::Kind;
-use super::step::{Outcome, Tools, delete, ensure, publish, seen_size, stage, unstage};
+use super::step::{Outcome, Tools, delete, ensure, publish, sizes, stage, unstage};
 use super::volume::Volume;
 
 /// So much larger than its source is what is restored.
-const MORE: i64 = 8 << 20;
+pub(super) const MORE: i64 = 8 << 20;
 
 /// Takes a snapshot. The volume is not in use, so that every pool can.
 pub(super) async fn snapshot(tools: Tools<'_>, volume: &mut Volume) -> Outcome {
@@ -38,11 +37,7 @@ pub(super) async fn read(tools: Tools<'_>, volume: &mut Volume) -> Outcome {
     let copy = volume.copy.as_ref().ok_or("nothing was restored")?;
     let times = [stage(tools, copy).await?, publish(tools, copy, &copy.target(), false).await?];
     copy.check(&copy.target())?;
-    let (seen, bytes) = (seen_size(tools.host, copy)?, volume.kind.sizes().1 + MORE);
-    // A directory shows its pool's filesystem; a filesystem's own structures take some.
-    let least = bytes.unsigned_abs() / 2;
-    let grown = volume.kind == Kind::Hostpath || (least..=bytes.unsigned_abs()).contains(&seen);
-    ensure(grown, || format!("a pod sees {seen} bytes in a volume of {bytes}"))?;
+    sizes(tools, copy, volume.kind.sizes().1 + MORE).await?;
     Ok(Some(times.into_iter().flatten().sum()))
 }
 

@@ -1,6 +1,5 @@
 //! The kinds of volumes that are shown.
 
-use std::collections::HashMap;
 use std::fmt;
 
 use clap::ValueEnum;
@@ -88,19 +87,16 @@ impl Kind {
         }
     }
 
-    /// The parameters of its StorageClass.
-    pub(super) fn parameters(self) -> HashMap<String, String> {
-        let backend = if self == Self::Hostpath { "hostpath" } else { "loop" };
-        HashMap::from([("backend".to_owned(), backend.to_owned())])
-    }
-
     /// How it is accessed.
     pub(super) fn access(self) -> AccessType {
         if self == Self::Block {
             return AccessType::Block(BlockVolume {});
         }
+        let filesystem = self.filesystem();
         AccessType::Mount(MountVolume {
-            fs_type: self.filesystem().unwrap_or_default().to_owned(),
+            fs_type: filesystem.unwrap_or_default().to_owned(),
+            // What is removed goes back to the pool, so that a snapshot is not charged for it.
+            mount_flags: filesystem.map(|_any| "discard".to_owned()).into_iter().collect(),
             ..MountVolume::default()
         })
     }

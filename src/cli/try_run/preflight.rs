@@ -4,7 +4,8 @@ use std::path::Path;
 
 use super::kind::{Kind, Tool};
 use crate::cli::Failure;
-use crate::host::linux::is_installed;
+use crate::host::linux::{is_installed, lacks_filesystem};
+use crate::volume::Filesystem;
 
 /// Everything that the kinds need is here.
 ///
@@ -17,43 +18,37 @@ pub(super) fn check(kinds: &[Kind]) -> Result<(), Failure> {
             "it makes mounts and loop devices, so it must run as root: sudo orlop try".to_owned(),
         );
     }
-    let missing = |tool: &Tool| !is_installed(tool.program);
-    for tool in kinds.iter().filter_map(|kind| kind.tool()).filter(missing) {
-        problems.push(format!(
-            "{} is not installed: install the package {} (apt-get install {})",
-            tool.program, tool.package, tool.package
-        ));
-    }
-    if kinds.iter().any(|kind| *kind != Kind::Hostpath) && !Path::new("/dev/loop-control").exists()
-    {
-        problems.push("/dev/loop-control is not there: load the module (modprobe loop)".to_owned());
-    }
-    for kind in kinds {
-        if let Some(filesystem) = kind.filesystem().filter(|name| kernel_lacks(name)) {
-            problems
-                .push(format!("this kernel has no {filesystem}: name the other kinds with --only"));
+    for problem in kinds.iter().flat_map(|kind| lacking(*kind)) {
+        if !problems.contains(&problem) {
+            problems.push(problem);
         }
     }
     if problems.is_empty() {
         Ok(())
     } else {
-        Err(format!("nothing was started:\n  {}", problems.join("\n  ")).into())
+        let problems = problems.join("\n  ");
+        Err(format!(
+            "nothing was started:\n  {problems}\n--only names the kinds of volumes that are shown"
+        )
+        .into())
     }
 }
 
-/// The kernel certainly cannot mount it. Where its modules cannot be seen (in a container), a try will tell.
-fn kernel_lacks(filesystem: &str) -> bool {
-    let read = |path: &str| std::fs::read_to_string(path).ok();
-    let Some((known, release)) = read("/proc/filesystems").zip(read("/proc/sys/kernel/osrelease"))
-    else {
-        return false;
-    };
-    if known.split_whitespace().any(|word| word == filesystem) {
-        return false;
+/// What such volumes need and is not here.
+pub(super) fn lacking(kind: Kind) -> Vec<String> {
+    let mut problems = Vec::new();
+    if let Some(Tool { program, package }) = kind.tool().filter(|tool| !is_installed(tool.program))
+    {
+        problems.push(format!(
+            "{program} is not installed: install the package {package} (apt-get install {package})"
+        ));
     }
-    let modules = format!("/lib/modules/{}", release.trim());
-    let Some(loadable) = read(&format!("{modules}/modules.dep")) else {
-        return false;
-    };
-    !loadable.contains(&format!("/{filesystem}.ko"))
+    if kind != Kind::Hostpath && !Path::new("/dev/loop-control").exists() {
+        problems.push("/dev/loop-control is not there: load the module (modprobe loop)".to_owned());
+    }
+    let filesystem = kind.filesystem().and_then(Filesystem::from_word);
+    if let Some(filesystem) = filesystem.filter(|filesystem| lacks_filesystem(*filesystem)) {
+        problems.push(format!("this kernel has no {filesystem}"));
+    }
+    problems
 }

@@ -5,12 +5,13 @@ use super::session::Session;
 use super::step::Step;
 use crate::cli::Failure;
 
-const BIRTH_AND_GROWTH: [Step; 8] = [
+const BIRTH_AND_GROWTH: [Step; 9] = [
     Step::Create,
     Step::Stage,
     Step::Publish,
     Step::Write,
     Step::Stats,
+    Step::Fill,
     Step::ControllerExpand,
     Step::NodeExpand,
     Step::WriteMore,
@@ -23,8 +24,10 @@ const READERS_AND_END: [Step; 5] =
 /// Runs it to the end; what it leaves on a failure is for [`Session::clean_up`].
 pub(super) async fn run(session: &mut Session) -> Result<(), Failure> {
     let ready = milliseconds(session.start().await?);
+    session.note_pool();
     session.report.note(format!("first start: ready after {ready} ms"));
     session.all(&BIRTH_AND_GROWTH).await?;
+    session.note_taken();
     session.note_limits();
 
     session.kill()?;
@@ -35,13 +38,11 @@ pub(super) async fn run(session: &mut Session) -> Result<(), Failure> {
     ));
     session.all(&[Step::Repeat]).await?;
 
-    // What a restart of the machine leaves: the pool, and kubelet's directories.
+    // What a restart of the machine leaves: the pool's files, and kubelet's directories.
     session.kill()?;
     session.release().await?;
     let ready = milliseconds(session.start().await?);
-    session
-        .report
-        .note(format!("killed, all unmounted and detached, started again: ready after {ready} ms"));
+    session.note_reboot(&ready);
     session.all(&[Step::Snapshot]).await?;
     session.all(&AFTER_RESTART).await?;
     session.all(&COPIES).await?;

@@ -1,26 +1,34 @@
 //! The state of a demonstration: its directory, its driver, its volumes, and how to be rid of them.
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::Write as _;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use tonic::Code;
 
 use super::client::Client;
-use super::driver::{Driver, Place};
+use super::driver::Driver;
 use super::kind::Kind;
 use super::leftovers::{self, Leftovers};
+use super::limit;
+use super::place::{Base, Place};
 use super::report::{Report, milliseconds};
 use super::step::{Step, Tools, grows_mounted};
-use super::volume::Volume;
+use super::volume::{Hold, Volume};
 use crate::cli::Failure;
-use crate::host::Host;
+use crate::engine::unmount_pool;
 use crate::host::linux::LinuxHost;
+use crate::host::{Host, Limits};
 
-/// How long the removal of dead volumes, and the kernel's release of loop devices, may take in the background.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// How long the removal of dead volumes, and the kernel's release of loop devices, may take in the background: btrfs frees
+/// the space of subvolumes when it comes to it.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a teardown by calls may take before it is done without the driver.
 const TEARDOWN: Duration = Duration::from_secs(30);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(10);
 /// Lines of the driver's log that are shown after a failure.
 const TAIL: usize = 20;
 
@@ -31,6 +39,7 @@ type Look = fn(&Place, &dyn Host) -> Result<Leftovers, Failure>;
 #[derive(Debug)]
 pub(super) struct Session {
     place: Place,
+    base: Base,
     host: LinuxHost,
     driver: Option<Driver>,
     client: Option<Client>,
@@ -41,14 +50,18 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new(kinds: &[Kind]) -> Result<Self, Failure> {
         let (place, host) = (Place::new()?, LinuxHost::new());
-        if let Err(error) = place.fill() {
-            leftovers::remove(&place, &host)?;
-            return Err(error);
-        }
+        let base = match place.fill(kinds, &host) {
+            Ok(base) => base,
+            Err(error) => {
+                leftovers::remove(&place, &host)?;
+                return Err(error);
+            }
+        };
         let volume = |kind: &Kind| Volume::new(*kind, &place.kubelet, &place.name);
         Ok(Self {
             volumes: kinds.iter().map(volume).collect(),
             place,
+            base,
             host,
             driver: None,
             client: None,
@@ -62,11 +75,66 @@ impl Session {
         let driver = self.driver.insert(Driver::start(&self.place)?);
         loop {
             if let Some(client) = Client::connect(&self.place.socket).await? {
+                let time = start.elapsed();
                 self.client = Some(client);
-                return Ok(start.elapsed());
+                self.look_at_pool()?;
+                return Ok(time);
             }
             driver.wait(start).await?;
         }
+    }
+
+    /// Checks that the pool is there, and looks how it holds directories.
+    fn look_at_pool(&mut self) -> Result<(), Failure> {
+        let is_managed = matches!(self.base, Base::Managed(..));
+        if is_managed && !leftovers::has_pool(&self.place, &self.host)? {
+            return Err("the driver has not mounted its managed pool; its log says why".into());
+        }
+        let directory = File::open(&self.place.pool).map_err(|e| format!("open the pool: {e}"))?;
+        let hold = match self.host.limit_kind(directory.as_fd())? {
+            Some(kind) if is_managed && kind.is_hard() => Hold::Required,
+            Some(_) => Hold::Offered,
+            None => Hold::None,
+        };
+        for volume in &mut self.volumes {
+            volume.hold = hold;
+        }
+        Ok(())
+    }
+
+    /// Says what the pool is.
+    pub(super) fn note_pool(&mut self) {
+        let is_held = self.volumes.iter().any(|volume| volume.hold == Hold::Required);
+        let place = self.place.dir.parent().unwrap_or(&self.place.dir).display();
+        self.report.note(match &self.base {
+            Base::Managed(_, size) => {
+                let limits = if is_held {
+                    "hostpath volumes have hard limits (quota: required)"
+                } else {
+                    "this kernel has no simple quotas (Linux 6.7), so no hard limit of hostpath is shown"
+                };
+                format!("pool: a managed one, btrfs in an image of {size} in {place}; {limits}")
+            }
+            Base::Directory(why) => format!(
+                "pool: a directory in {place}, so no hard limit of hostpath is shown; a managed pool cannot be made: {why}"
+            ),
+        });
+    }
+
+    /// Says how much went into the volumes.
+    pub(super) fn note_taken(&mut self) {
+        let taken: Vec<_> = self.volumes.iter().filter_map(limit::taken).collect();
+        if !taken.is_empty() {
+            self.report.note(format!("written until no more was taken: {}", taken.join(", ")));
+        }
+    }
+
+    /// Says what a restart of the machine took.
+    pub(super) fn note_reboot(&mut self, ready: &str) {
+        let pool = if matches!(self.base, Base::Managed(..)) { ", also the pool" } else { "" };
+        self.report.note(format!(
+            "killed, all unmounted and detached{pool}, started again: ready after {ready} ms"
+        ));
     }
 
     /// Ends the driver as a crash would.
@@ -78,13 +146,19 @@ impl Session {
 
     /// Takes away all mounts and loop devices, as a restart of the machine does. The driver must be down.
     pub(super) async fn release(&self) -> Result<(), Failure> {
-        leftovers::release(&self.place, &self.host)?;
-        // Another program that looks at a loop device just now holds it for a moment.
-        let left = self.settle(Leftovers::held).await?;
-        if left.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("cannot be unmounted or detached: {left}").into())
+        let start = Instant::now();
+        loop {
+            // Another program that looks at a loop device just now, or one that a killed driver ran, holds it for a moment.
+            let outcome = leftovers::release(&self.place, &self.host);
+            let left = Leftovers::held(&self.place, &self.host)?;
+            if left.is_empty() {
+                return Ok(());
+            }
+            if start.elapsed() > PATIENCE {
+                let why = outcome.map_or_else(|error| format!(" ({error})"), |()| String::new());
+                return Err(format!("cannot be unmounted or detached: {left}{why}").into());
+            }
+            tokio::time::sleep(PAUSE).await;
         }
     }
 
@@ -92,7 +166,8 @@ impl Session {
     pub(super) async fn all(&mut self, steps: &[Step]) -> Result<(), Failure> {
         for step in steps {
             self.report.begin(step.label());
-            let tools = Tools { client: self.client.as_ref(), host: &self.host };
+            let tools =
+                Tools { client: self.client.as_ref(), host: &self.host, pool: &self.place.pool };
             for volume in &mut self.volumes {
                 let kind = volume.kind;
                 let outcome = step.perform(tools, volume).await;
@@ -133,6 +208,25 @@ impl Session {
         if self.place.socket.exists() {
             return Err("the driver has left its socket behind".into());
         }
+        self.end_pool().await
+    }
+
+    /// Unmounts a managed pool, which a driver leaves to the next one.
+    async fn end_pool(&mut self) -> Result<(), Failure> {
+        let Base::Managed(config, _) = &self.base else { return Ok(()) };
+        if !leftovers::has_pool(&self.place, &self.host)? {
+            return Err("the pool did not stay mounted when the driver stopped".into());
+        }
+        let start = Instant::now();
+        unmount_pool(&self.place.root, config, &self.host)?;
+        let time = milliseconds(start.elapsed());
+        let left = self.settle(Leftovers::held).await?;
+        if !left.is_empty() {
+            return Err(format!("left behind by the unmount of the pool: {left}").into());
+        }
+        self.report.note(format!(
+            "the pool was mounted still; unmounted (orlop pool unmount) in {time} ms"
+        ));
         Ok(())
     }
 
@@ -144,7 +238,7 @@ impl Session {
             if left.is_empty() || start.elapsed() > PATIENCE {
                 return Ok(left);
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::time::sleep(PAUSE).await;
         }
     }
 

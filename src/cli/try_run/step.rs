@@ -11,7 +11,8 @@ use super::client::{Client, done};
 use super::content;
 use super::copies;
 use super::kind::Kind;
-use super::volume::Volume;
+use super::limit;
+use super::volume::{Hold, Volume};
 use crate::cli::Failure;
 use crate::csi::proto::volume_usage::Unit;
 use crate::host::Host;
@@ -25,6 +26,7 @@ pub(super) enum Step {
     Publish,
     Write,
     Stats,
+    Fill,
     ControllerExpand,
     NodeExpand,
     WriteMore,
@@ -51,6 +53,8 @@ pub(super) struct Tools<'a> {
     /// `None` while the driver is down.
     pub(super) client: Option<&'a Client>,
     pub(super) host: &'a dyn Host,
+    /// Where the pool is.
+    pub(super) pool: &'a Path,
 }
 
 impl Tools<'_> {
@@ -71,6 +75,7 @@ impl Step {
             Self::Publish => "NodePublishVolume",
             Self::Write => "write 4 MiB and fsync",
             Self::Stats => "NodeGetVolumeStats",
+            Self::Fill => "write until no more is taken",
             Self::ControllerExpand => "ControllerExpandVolume",
             Self::NodeExpand => "NodeExpandVolume",
             Self::WriteMore => "write 4 MiB more and fsync",
@@ -108,6 +113,7 @@ impl Step {
             Self::Write | Self::WriteMore => timed(|| volume.write()),
             Self::WriteAfter => timed(|| volume.rewrite()),
             Self::Stats => stats(tools, volume).await,
+            Self::Fill => limit::fill(volume),
             Self::ControllerExpand => controller_expand(tools, volume).await,
             Self::NodeExpand => node_expand(tools, volume).await,
             Self::ReadWithoutDriver | Self::ReadBack => timed(|| volume.check(&volume.target())),
@@ -149,7 +155,7 @@ pub(super) async fn stage(tools: Tools<'_>, volume: &Volume) -> Outcome {
     let start = Instant::now();
     tools.client()?.stage(volume).await?;
     let time = start.elapsed();
-    check_mounts(tools.host, volume, &volume.staged_at())?;
+    check_mounts(tools, volume, &volume.staged_at())?;
     Ok(Some(time))
 }
 
@@ -162,7 +168,7 @@ pub(super) async fn publish(
     let start = Instant::now();
     tools.client()?.publish(volume, target, read_only).await?;
     let time = start.elapsed();
-    check_mounts(tools.host, volume, target)?;
+    check_mounts(tools, volume, target)?;
     Ok(Some(time))
 }
 
@@ -175,15 +181,20 @@ async fn repeat(tools: Tools<'_>, volume: &Volume) -> Outcome {
 }
 
 /// Exactly one mount is at the path, and it is of the right kind.
-fn check_mounts(host: &dyn Host, volume: &Volume, path: &Path) -> Result<(), Failure> {
-    let table = host.mounts()?;
+fn check_mounts(tools: Tools<'_>, volume: &Volume, path: &Path) -> Result<(), Failure> {
+    let table = tools.host.mounts()?;
     let count = table.iter().filter(|e| e.mount_point == path).count();
     ensure(count == 1, || format!("{count} mounts at {}", path.display()))?;
     let entry = table.top_at(path).ok_or("the mount has gone")?;
     let right = match volume.kind.filesystem() {
         Some(filesystem) => entry.filesystem == filesystem && entry.mounted_loop().is_some(),
         None if volume.kind == Kind::Block => table.bound_loop_node(entry).is_some(),
-        None => entry.mounted_loop().is_none() && table.bound_loop_node(entry).is_none(),
+        // A directory of the pool's filesystem, whatever that is on.
+        None => {
+            let pool = table.containing(tools.pool);
+            pool.is_some_and(|pool| pool.device == entry.device)
+                && table.bound_loop_node(entry).is_none()
+        }
     };
     ensure(right, || {
         format!("{} at {} is not what was asked for", entry.filesystem, path.display())
@@ -197,27 +208,44 @@ fn device_size(path: &Path) -> Result<u64, Failure> {
 }
 
 /// The size of the volume's filesystem or device, as a pod sees it.
-pub(super) fn seen_size(host: &dyn Host, volume: &Volume) -> Result<u64, Failure> {
+fn seen_size(host: &dyn Host, volume: &Volume) -> Result<u64, Failure> {
     if volume.kind == Kind::Block {
         return device_size(&volume.target());
     }
     Ok(host.space_at(&volume.target())?.total.bytes())
 }
 
-async fn stats(tools: Tools<'_>, volume: &mut Volume) -> Outcome {
-    let start = Instant::now();
+/// The driver and the kernel tell what they should of a volume of that size: the size that a pod sees, and how much is
+/// available as the driver told.
+pub(super) async fn sizes(
+    tools: Tools<'_>,
+    volume: &Volume,
+    size: i64,
+) -> Result<(u64, u64), Failure> {
     let usages = tools.client()?.stats(volume).await?;
-    let time = start.elapsed();
     let bytes = usages.iter().find(|usage| usage.unit() == Unit::Bytes);
-    let total = bytes.map(|usage| usage.total).ok_or("no bytes reported")?;
-    volume.before = seen_size(tools.host, volume)?;
-    ensure(u64::try_from(total) == Ok(volume.before), || {
-        format!("reported are {total} bytes, a pod sees {}", volume.before)
-    })?;
-    let size = volume.kind.sizes().0;
-    // A filesystem's own structures take some; a directory shows its pool's filesystem.
+    let bytes = bytes.ok_or("no bytes reported")?;
+    let (total, available) = (u64::try_from(bytes.total)?, u64::try_from(bytes.available)?);
+    let (seen, size) = (seen_size(tools.host, volume)?, u64::try_from(size)?);
+    if volume.kind == Kind::Hostpath && volume.hold != Hold::None {
+        // A pod sees the whole pool; what it may have of it only the driver tells.
+        ensure(total == size, || format!("reported are {total} bytes, it was given {size}"))?;
+        return Ok((seen, available));
+    }
+    ensure(total == seen, || format!("reported are {total} bytes, a pod sees {seen}"))?;
+    // A filesystem's own structures take some; a directory that is not held shows its pool's filesystem.
     let plausible = volume.kind == Kind::Hostpath || (size / 2..=size).contains(&total);
     ensure(plausible, || format!("{total} bytes in a volume of {size}"))?;
+    // Of a device it is not known what is in use.
+    let device = size.saturating_sub(volume.written());
+    Ok((seen, if volume.kind == Kind::Block { device } else { available }))
+}
+
+async fn stats(tools: Tools<'_>, volume: &mut Volume) -> Outcome {
+    let start = Instant::now();
+    drop(tools.client()?.stats(volume).await?);
+    let time = start.elapsed();
+    (volume.before, volume.available) = sizes(tools, volume, volume.kind.sizes().0).await?;
     Ok(Some(time))
 }
 

@@ -1,10 +1,22 @@
 //! One volume of the demonstration: what is known of it, and where it is mounted.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::content;
 use super::kind::Kind;
 use crate::cli::Failure;
+
+/// How the pool holds a directory to its size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// It does not, or nobody has looked yet.
+    None,
+    /// It does, and was not asked to.
+    Offered,
+    /// It is asked to (`quota: required`).
+    Required,
+}
 
 /// A volume, and the directories that kubelet would use for it.
 #[derive(Debug)]
@@ -12,8 +24,14 @@ pub(super) struct Volume {
     pub(super) kind: Kind,
     /// Empty until it is created.
     pub(super) id: String,
+    /// How it is held to its size when it is a directory.
+    pub(super) hold: Hold,
     /// The size of its filesystem or device before it grew.
     pub(super) before: u64,
+    /// How much more could be written before it grew, as the driver told.
+    pub(super) available: u64,
+    /// How much it took when it was filled; zero when it was not.
+    pub(super) taken: u64,
     /// The node has to grow it, as the controller said.
     pub(super) node_expansion: bool,
     /// How many pieces of content were written.
@@ -33,7 +51,10 @@ impl Volume {
         Self {
             kind,
             id: String::new(),
+            hold: Hold::None,
             before: 0,
+            available: 0,
+            taken: 0,
             node_expansion: false,
             pieces: 0,
             edition: 0,
@@ -51,7 +72,10 @@ impl Volume {
         Self {
             kind: self.kind,
             id: String::new(),
+            hold: self.hold,
             before: self.before,
+            available: 0,
+            taken: 0,
             node_expansion: false,
             pieces: self.pieces,
             edition: self.edition,
@@ -65,6 +89,16 @@ impl Volume {
     /// The name that a provisioner would make up: no other volume on the machine has it.
     pub(super) fn name(&self) -> String {
         format!("pvc-{}-{}", self.session, self.kind)
+    }
+
+    /// The parameters of its StorageClass.
+    pub(super) fn parameters(&self) -> HashMap<String, String> {
+        let backend = if self.kind == Kind::Hostpath { "hostpath" } else { "loop" };
+        let mut parameters = HashMap::from([("backend".to_owned(), backend.to_owned())]);
+        if self.kind == Kind::Hostpath && self.hold == Hold::Required {
+            parameters.insert("quota".to_owned(), "required".to_owned());
+        }
+        parameters
     }
 
     /// Its directory below kubelet's.
@@ -99,6 +133,19 @@ impl Volume {
         }
         let old_end = u64::try_from(self.kind.sizes().0).unwrap_or_default();
         (target.to_owned(), piece * old_end)
+    }
+
+    /// Where more is written until it is full: a file of its own, or the device behind all that was written.
+    pub(super) fn filler(&self) -> (PathBuf, u64) {
+        if self.kind == Kind::Block {
+            return (self.target(), self.written());
+        }
+        (self.target().join("filler"), 0)
+    }
+
+    /// How much was written, in pieces.
+    pub(super) const fn written(&self) -> u64 {
+        self.pieces * content::LENGTH
     }
 
     fn seed(&self, piece: u64) -> u64 {

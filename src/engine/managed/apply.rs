@@ -5,18 +5,13 @@ use std::path::PathBuf;
 
 use super::observe::Sight;
 use super::plan::Step;
-use super::{CreatePool, Ground, PoolBase, begun};
+use super::{CreatePool, Ground, PoolBase, begun, room};
 use crate::engine::pools::random;
 use crate::engine::{EngineError, PoolConfig, chain};
 use crate::fault;
 use crate::host::{AttachedLoop, HostError, LoopOptions, PoolMount, loop_path};
 use crate::store::{Images, PoolImage};
 use crate::volume::{Allocation, ByteSize, DirectIo, FilesystemUuid};
-
-/// Filesystems of the system keep so many percent available: kubelet evicts pods below that (nodefs.available<10%).
-const KEPT_PERCENT: u64 = 10;
-/// As much any other filesystem keeps for its own books.
-const KEPT: ByteSize = ByteSize::mib(16);
 
 /// Makes the filesystem. The next look finds it.
 pub(super) fn make(
@@ -71,27 +66,17 @@ fn point(hit: std::io::Result<()>, path: &std::path::Path) -> Result<(), HostErr
     hit.map_err(|e| HostError::call("prepare the managed pool", path, e))
 }
 
-/// The image goes where other things are as well, and is filled at once.
 fn check_room(
     ground: &Ground<'_>,
     images: &Images,
     more: ByteSize,
     config: &PoolConfig,
 ) -> Result<(), EngineError> {
-    let space = ground.host.space(images.directory())?;
-    let shared = ground.system.is_at(ground.root_dir, ground.host);
-    let share = ByteSize::new(space.total.bytes() / 100 * KEPT_PERCENT);
-    let kept = if shared { share } else { KEPT };
-    if space.available >= more.saturating_add(kept) {
-        return Ok(());
+    let place = room::Images { root_dir: ground.root_dir, directory: images.directory() };
+    match room::refusal(place, more, &config.name, ground.system, ground.host)? {
+        None => Ok(()),
+        Some(why) => Err(EngineError::Away(why)),
     }
-    let why = if shared { ", 10 % of a filesystem that the system uses" } else { "" };
-    Err(EngineError::Away(format!(
-        "its image needs {more} more in {}, where {} are available and {kept} must stay{why}; free some space, choose a smaller size for the pool {}, or put --root-dir on another filesystem",
-        images.path_of(&config.name).parent().unwrap_or(ground.root_dir).display(),
-        space.available,
-        config.name
-    )))
 }
 
 fn make_image(

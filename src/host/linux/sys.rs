@@ -156,6 +156,12 @@ fn fsconfig(
     Errno::result(result).map(drop)
 }
 
+/// A context for a mount of that filesystem, which does nothing yet; ENODEV when neither the kernel nor a module has it.
+pub(super) fn begin_mount(filesystem: &CStr) -> nix::Result<OwnedFd> {
+    // SAFETY: the name is a NUL-terminated string that outlives the call.
+    owned(unsafe { libc::syscall(libc::SYS_fsopen, filesystem.as_ptr(), FSOPEN_CLOEXEC) })
+}
+
 /// Mounts a filesystem nowhere: it is reachable through the descriptor only and goes with it. On failure also what
 /// the kernel has to say.
 pub(super) fn mount_detached(
@@ -165,10 +171,7 @@ pub(super) fn mount_detached(
 ) -> Result<OwnedFd, (Errno, String)> {
     let quiet = |errno| (errno, String::new());
     let device = c_path(device).map_err(quiet)?;
-    // SAFETY: the name is a NUL-terminated string that outlives the call.
-    let context =
-        owned(unsafe { libc::syscall(libc::SYS_fsopen, filesystem.as_ptr(), FSOPEN_CLOEXEC) })
-            .map_err(quiet)?;
+    let context = begin_mount(filesystem).map_err(quiet)?;
     let made = (|| {
         let fd = context.as_fd();
         fsconfig(fd, FSCONFIG_SET_STRING, Some(c"source"), Some(&device))?;
