@@ -7,12 +7,15 @@ cd "$here/../.."
 PATH="$PATH:$HOME/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin"
 mkdir -p "${CARGO_TARGET_DIR:-target}/vm"
 cache=$(cd "${CARGO_TARGET_DIR:-target}/vm" && pwd -P)
-guest=
-viewer=
+# What runs for this program and ends with it.
+children=()
 
+# Guests die with the process that started them.
 finish() {
-    [ -z "$guest" ] || kill -KILL "$guest" 2>/dev/null || true
-    [ -z "$viewer" ] || kill "$viewer" 2>/dev/null || true
+    local child
+    for child in "${children[@]}"; do
+        kill -KILL "$child" 2>/dev/null || true
+    done
     # Without what bash says of processes that were killed.
     wait 2>/dev/null
     for log in console output; do

@@ -14,159 +14,180 @@
 set -euo pipefail
 
 # A boot that takes longer hangs, in seconds.
-limit=180
+limit=240
 # A cut that waits for something that does not come is made after so many seconds.
 patience=20
 cuts=${ORLOP_CUTS:-30}
 seed=${ORLOP_SEED:-$RANDOM}
+# As many guests as processors, each with one of its own and with disks of its own: an emulated second processor costs
+# more than it does.
+lanes=$(nproc)
+[ "$lanes" -le "$cuts" ] || lanes=$cuts
+lane=
 
 # shellcheck source=tests/vm/host.sh
 . "$(dirname "$0")/host.sh"
 
-# A number below N: below N. The answer is in `$chosen`, because a subshell would not go on in the sequence.
+# A number below N, in `$chosen`: a subshell would not go on in the sequence.
 chosen=
 below() { chosen=$((RANDOM % $1)); }
 
 make_disks() {
     local name
     for name in ext4 xfs btrfs; do
-        truncate -s 3G "$work/$name.img"
+        truncate -s 3G "$lane/$name.img"
     done
-    mke2fs -q -t ext4 -O quota,project -E quotatype=prjquota "$work/ext4.img"
-    mkfs.xfs -q "$work/xfs.img"
-    mkfs.btrfs -q "$work/btrfs.img"
+    mke2fs -q -t ext4 -O quota,project -E quotatype=prjquota "$lane/ext4.img"
+    mkfs.xfs -q "$lane/xfs.img"
+    mkfs.btrfs -q "$lane/btrfs.img" >/dev/null
 }
 
-# The job of a boot: job END
+# What the guest does in this boot: job END
 job() {
-    local program
-    program=$(executable power)
-    cat >"$work/job" <<JOB
+    cat >"$lane/job" <<JOB
 set -e
-"$work/modprobe" -a virtio_console
+"$lane/modprobe" -a virtio_console
 until port=\$(ls /dev/vport*p1 2>/dev/null); do sleep 0.1; done
-export ORLOP_SEED=$((seed * 1000 + boot)) ORLOP_POWER_END=$1
-export ORLOP_POWER_HISTORY="$work" ORLOP_POWER_PORT="\$port"
+export ORLOP_SEED=$(((seed * 100 + number) * 10000 + boot)) ORLOP_POWER_END=$1
+export ORLOP_POWER_HISTORY="$lane" ORLOP_POWER_PORT="\$port"
 exec "$program" what_was_acknowledged_is_there --ignored --nocapture --color never
 JOB
 }
 
-boot_guest() {
+start_guest() {
     local name
     local -a hardware=(
-        -device isa-debug-exit,iobase=0xf4,iosize=0x04
+        -smp 1 -m 1024
+        -device "isa-debug-exit,iobase=0xf4,iosize=0x04"
         -device "virtio-serial-pci,id=serial"
         -chardev "file,id=events,path=$events"
         -device "virtserialport,bus=serial.0,nr=1,chardev=events"
     )
     for name in ext4 xfs btrfs; do
-        hardware+=(-drive "if=virtio,file=$work/$name.img,format=raw,cache=writeback")
+        hardware+=(-drive "if=virtio,file=$lane/$name.img,format=raw,cache=writeback")
     done
-    : >"$work/output.log"
-    "$here/boot.sh" "$kernel" "$work" "${hardware[@]}" 9>&- &
+    : >"$lane/output.log"
+    "$here/boot.sh" "$kernel" "$lane" "${hardware[@]}" 9>&- &
     guest=$!
+    deadline=$((SECONDS + limit))
 }
 
-# Waits until a line with this text is in a file, or the guest has ended: wait_for FILE TEXT
-wait_for() {
-    local until=$((SECONDS + limit))
-    while ! grep -qs "$2" "$1"; do
-        kill -0 "$guest" 2>/dev/null || return 1
-        [ "$SECONDS" -lt "$until" ] || trouble "the guest hangs: it has not come to $2 within $limit s"
-        sleep 0.05
-    done
-}
-
-# Kills the guest after so many milliseconds, if it is still there: kill_after MILLISECONDS
-kill_after() {
-    local waited=0
-    while [ "$waited" -lt "$1" ] && kill -0 "$guest" 2>/dev/null; do
-        sleep 0.05
-        waited=$((waited + 50))
-    done
-    kill -KILL "$guest" 2>/dev/null || true
-}
-
-# The guest has found something, or there is something wrong with it.
+# Something was lost, or there is something wrong with the guest. The others of this run are ended by the main program.
 trouble() {
-    cat "$work/output.log" >&2
-    echo "ORLOP_SEED=$seed; this was boot $boot" >&2
+    cat "$lane/output.log" >&2
+    echo "ORLOP_SEED=$seed, lane $number, boot $boot" >&2
+    kill -KILL "$guest" 2>/dev/null || true
+    cp "$lane"/{output,console}.log "$work/"
     if [ -n "${ORLOP_KEEP:-}" ]; then
-        kill -KILL "$guest" 2>/dev/null || true
         rm -rf "$cache/power-kept"
-        mkdir "$cache/power-kept"
-        cp --sparse=always "$work"/*.img "$work"/events.* "$cache/power-kept/"
+        cp -r --sparse=always "$lane" "$cache/power-kept"
         echo "kept: $cache/power-kept" >&2
     fi
     fail "$@"
 }
 
-# One boot that ends with a cut: cut HOW
+# Waits until a file has a line with this text, or the guest has ended: wait_for FILE TEXT
+wait_for() {
+    until grep -qs "$2" "$1"; do
+        kill -0 "$guest" 2>/dev/null || return 0
+        [ "$SECONDS" -lt "$deadline" ] || trouble "the guest hangs: no \"$2\" within $limit s"
+        sleep 0.05
+    done
+}
+
+# Kills the guest after so many milliseconds, unless it has ended: kill_after MILLISECONDS
+kill_after() {
+    local left=$1
+    while [ "$left" -gt 0 ] && kill -0 "$guest" 2>/dev/null; do
+        sleep 0.05
+        left=$((left - 50))
+    done
+    kill -KILL "$guest" 2>/dev/null || true
+}
+
+# A boot that ends with a cut: cut HOW
 cut_once() {
     local status=0
-    boot_guest
+    start_guest
     case $1 in
     acknowledged)
-        if wait_for "$events" '^"working"$'; then
-            kill_after $((patience * 1000))
-        fi
+        wait_for "$events" '^"working"$'
+        kill_after $((patience * 1000))
         ;;
     working)
+        wait_for "$events" '^"working"$'
         below 2500
-        if wait_for "$events" '^"working"$'; then
-            kill_after "$chosen"
-        fi
+        kill_after "$chosen"
         ;;
     recovering)
-        below 3000
-        if wait_for "$work/output.log" '^guest: Linux'; then
-            kill_after "$chosen"
-        fi
+        wait_for "$lane/output.log" '^guest: Linux'
+        below 4000
+        kill_after "$chosen"
         ;;
     esac
     wait "$guest" 2>/dev/null || status=$?
     # 85 is what isa-debug-exit makes of 42.
     case $status in
-    85) at_acknowledgement=$((at_acknowledgement + 1)) ;;
-    137) anywhere=$((anywhere + 1)) ;;
+    85) echo acknowledged >>"$lane/cuts" ;;
+    137) echo anywhere >>"$lane/cuts" ;;
     *) trouble "the guest ended by itself (QEMU: $status)" ;;
     esac
-    guest=
+}
+
+# The last boot, which looks at everything and stops in good order.
+orderly_end() {
+    start_guest
+    wait_for "$lane/output.log" '^guest: the job ended'
+    wait "$guest" || trouble "QEMU ended with status $?"
+    [ "$(tail -n 1 "$lane/output.log")" = "guest: the job ended with 0" ] || trouble "something was lost"
+    grep '^power: ' "$lane/output.log" >"$lane/summary" || trouble "the guest did not say what it has seen"
+}
+
+# The life of one set of disks, in a process of its own: live NUMBER CUTS
+live() {
+    number=$1
+    lane=$work/lane-$number
+    RANDOM=$(((seed + 7919 * number) % 32768))
+    mkdir "$lane"
+    cp "$work/needed" "$lane/"
+    make_disks
+    for ((boot = 1; boot <= $2; boot++)); do
+        events=$lane/events.$(printf '%06d' "$boot")
+        below 12
+        case $chosen in
+        [0-5]) job acknowledged && cut_once acknowledged ;;
+        [6-9]) job anywhere && cut_once working ;;
+        *) job anywhere && cut_once recovering ;;
+        esac
+        echo "lane $number: cut $boot of $2, $((SECONDS - started)) s"
+    done
+    events=$lane/events.$(printf '%06d' "$boot")
+    job orderly
+    orderly_end
 }
 
 begin power
 kernel=$(find_kernel)
 cargo test --locked --no-run --test power --message-format=json >"$work/built.json"
-printf '%s\n' "$PWD" "$cache" "$(dirname "$(dirname "$(executable power)")")" >"$work/needed"
-make_disks
+program=$(executable power)
+printf '%s\n' "$PWD" "$cache" "$(dirname "$(dirname "$program")")" >"$work/needed"
 echo "ORLOP_SEED=$seed ORLOP_CUTS=$cuts"
-RANDOM=$((seed % 32768))
-at_acknowledgement=0
-anywhere=0
 started=$SECONDS
-for ((boot = 1; boot <= cuts + 1; boot++)); do
-    events=$work/events.$(printf '%06d' "$boot")
-    if [ "$boot" -gt "$cuts" ]; then
-        break
-    fi
-    below 12
-    case $chosen in
-    [0-5]) job acknowledged && cut_once acknowledged ;;
-    [6-9]) job anywhere && cut_once working ;;
-    *) job anywhere && cut_once recovering ;;
-    esac
-    grep -h '^the power is cut when' "$work/output.log" || true
-    echo "cut $boot of $cuts, $((SECONDS - started)) s"
+for ((n = 1; n <= lanes; n++)); do
+    live "$n" $((cuts / lanes + (n <= cuts % lanes))) 9>&- &
+    children+=("$!")
+done
+for ((n = 1; n <= lanes; n++)); do
+    wait -n "${children[@]}" || exit 1
 done
 
-job orderly
-boot_guest
-timeout "$limit" tail -n +1 -s 0.2 -f --pid="$guest" "$work/output.log" >/dev/null 9>&- &
-viewer=$!
-wait "$viewer" || trouble "the guest did not end within $limit s"
-viewer=
-wait "$guest" || trouble "QEMU ended with status $?"
-guest=
-[ "$(tail -n 1 "$work/output.log")" = "guest: the job ended with 0" ] || trouble "something was lost"
-grep '^power: ' "$work/output.log" || trouble "the guest did not say what it has looked at"
-echo "$at_acknowledgement cuts at an acknowledgement, $anywhere anywhere; $((SECONDS - started)) s."
+count() { cat "$work"/lane-*/cuts | grep -c "$1" || true; }
+# Of each lane: power: N cuts, N acknowledged, N in-flight
+awk -v seconds=$((SECONDS - started)) -v at="$(count acknowledged)" -v anywhere="$(count anywhere)" '
+    { cuts += $2; acknowledged += $4; in_flight += $6 }
+    END {
+        printf "%d power cuts, each of three filesystems and a managed pool (%d cuts of filesystems): ", cuts, 4 * cuts
+        printf "%d at the instant of an acknowledgement, %d at any moment.\n", at, anywhere
+        printf "%d acknowledged operations were looked at, %d were in flight at a cut. ", acknowledged, in_flight
+        printf "Nothing was lost, in %d s.\n", seconds
+    }' "$work"/lane-*/summary

@@ -78,12 +78,13 @@ started=$SECONDS
 : >"$work/output.log"
 "$here/boot.sh" "$kernel" "$work" 9>&- &
 guest=$!
+children+=("$guest")
 timeout "$limit" tail -n +1 -s 0.2 -f --pid="$guest" "$work/output.log" 9>&- &
 viewer=$!
+children+=("$viewer")
 wait "$viewer" || fail "the guest did not end within $limit s"
-viewer=
 wait "$guest" || fail "QEMU ended with status $?"
-guest=
+children=()
 
 [ "$(tail -n 1 "$work/output.log")" = "guest: the job ended with 0" ] || fail "the tests did not pass in the guest"
 [ "$(reported)" -eq "$expected" ] || fail "the guest ran $(reported) of $expected tests"
