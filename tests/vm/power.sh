@@ -9,8 +9,9 @@
 # acknowledgement, the others are a SIGKILL for QEMU at some moment. Either way, what the guest had not yet given to its
 # disks is gone; what it had given to them is not: the disks lose nothing.
 #
-# What the guest printed in its last boot is in target/vm/output.log, what its kernel said in target/vm/console.log. With
-# ORLOP_KEEP=1 a run that failed also leaves disks and events in target/vm/power. Nothing else is left.
+# When something was lost, what the guest printed in its last boot is in target/vm/output.log, what its kernel said in
+# target/vm/console.log, and with ORLOP_KEEP=1 its disks and what it had acknowledged in target/vm/power-kept. Nothing else
+# is left.
 set -euo pipefail
 
 # A boot that takes longer hangs, in seconds.
@@ -83,7 +84,10 @@ trouble() {
         cp -r --sparse=always "$lane" "$cache/power-kept"
         echo "kept: $cache/power-kept" >&2
     fi
-    fail "$@"
+    (fail "$@") || true
+    # The main program may be waiting for another lane.
+    kill -TERM $$
+    exit 1
 }
 
 # Waits until a file has a line with this text, or the guest has ended: wait_for FILE TEXT
@@ -120,7 +124,8 @@ cut_once() {
         kill_after "$chosen"
         ;;
     recovering)
-        wait_for "$lane/output.log" '^guest: Linux'
+        # Before its disks are mounted.
+        wait_for "$events" '^"boot"$'
         below 4000
         kill_after "$chosen"
         ;;
@@ -170,16 +175,17 @@ begin power
 kernel=$(find_kernel)
 cargo test --locked --no-run --test power --message-format=json >"$work/built.json"
 program=$(executable power)
-printf '%s\n' "$PWD" "$cache" "$(dirname "$(dirname "$program")")" >"$work/needed"
+printf '%s\n' "$PWD" "$cache" "$kernel" "$(dirname "$(dirname "$program")")" >"$work/needed"
 echo "ORLOP_SEED=$seed ORLOP_CUTS=$cuts"
 started=$SECONDS
 for ((n = 1; n <= lanes; n++)); do
     live "$n" $((cuts / lanes + (n <= cuts % lanes))) 9>&- &
     children+=("$!")
 done
-for ((n = 1; n <= lanes; n++)); do
-    wait -n "${children[@]}" || exit 1
+for child in "${children[@]}"; do
+    wait "$child" || exit 1
 done
+children=()
 
 count() { cat "$work"/lane-*/cuts | grep -c "$1" || true; }
 # Of each lane: power: N cuts, N acknowledged, N in-flight
