@@ -1,7 +1,7 @@
 # Everything that a developer runs; `make` lists it.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help try test vm lint build root
+.PHONY: help try test vm power lint build root
 
 # Tools that are installed by hand; sudo drops them from the path.
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
@@ -27,6 +27,10 @@ test: root ## Run every test, with real mounts and loop devices, and csi-sanity 
 vm: ## Run in a virtual machine the tests that this machine's kernel cannot
 	@tests/setup.sh vm
 	tests/vm/run.sh $(TESTS)
+
+power: ## Cut a virtual machine's power again and again, and look for what was lost (ORLOP_CUTS, ORLOP_SEED)
+	@tests/setup.sh vm
+	tests/vm/power.sh
 
 lint: ## Check the format and the lints
 	@tests/setup.sh build

@@ -5,7 +5,7 @@
 #   tests/setup.sh          all of it
 #   tests/setup.sh build    what `make build` and `make lint` need
 #   tests/setup.sh try      what `make try` needs: the above, and filesystems
-#   tests/setup.sh vm       what `make vm` needs: the first, filesystems, and what boots a virtual machine
+#   tests/setup.sh vm       what `make vm` and `make power` need: the first, filesystems, and what boots a virtual machine
 set -euo pipefail
 
 cd "$(dirname "$0")/.."

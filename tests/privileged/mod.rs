@@ -37,6 +37,11 @@ pub(crate) struct Sandbox {
 }
 
 impl Sandbox {
+    /// A directory of a machine that is a test's alone, and goes with it.
+    pub(crate) fn of_machine(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
     /// The directory.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir

@@ -14,7 +14,7 @@ use crate::privileged::{Sandbox, can_grow_mounted_ext4, loops_below, mounts_belo
 pub(crate) const MIB: u64 = 1 << 20;
 
 /// What a volume is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) enum Kind {
     Hostpath,
     Ext4,

@@ -54,6 +54,8 @@ mod pools;
 #[path = "../privileged/mod.rs"]
 mod privileged;
 #[cfg(test)]
+mod random;
+#[cfg(test)]
 mod restarts;
 #[cfg(test)]
 mod snapshot_faults;

@@ -30,10 +30,14 @@ mount -t tmpfs tmpfs /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /run
 
-# The disk becomes /tmp. Where that hides the project itself, it is shown there again.
+# The disk, or memory, becomes /tmp. Where that hides the project itself, it is shown there again.
 scratch=/run/scratch
 mkdir "$scratch"
-mount -t ext4 -o noatime /dev/vda "$scratch"
+if [ -e "$work/scratch.img" ]; then
+    mount -t ext4 -o noatime /dev/vda "$scratch"
+else
+    mount -t tmpfs tmpfs "$scratch"
+fi
 chmod 1777 "$scratch"
 while read -r needed; do
     case $needed in

@@ -21,39 +21,8 @@ selection() {
     plan privileged_host filesystems:: loops:: mounts::
 }
 
-here=$(cd "$(dirname "$0")" && pwd -P)
-cd "$here/../.."
-PATH="$PATH:$HOME/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin"
-mkdir -p "${CARGO_TARGET_DIR:-target}/vm"
-cache=$(cd "${CARGO_TARGET_DIR:-target}/vm" && pwd -P)
-work=$cache/run
-guest=
-viewer=
-
-finish() {
-    [ -z "$guest" ] || kill -KILL "$guest" 2>/dev/null || true
-    [ -z "$viewer" ] || kill "$viewer" 2>/dev/null || true
-    # Without what bash says of processes that were killed.
-    wait 2>/dev/null
-    for log in console output; do
-        [ ! -e "$work/$log.log" ] || mv "$work/$log.log" "$cache/"
-    done
-    rm -rf "$work"
-}
-
-fail() {
-    printf 'tests/vm: %s\n' "$@" >&2
-    if [ -s "$work/console.log" ]; then
-        echo "The last that the guest's kernel said:" >&2
-        tail -n 25 "$work/console.log" >&2
-    fi
-    exit 1
-}
-
-# The executable of a test target, as cargo tells it.
-executable() {
-    sed -nE "s/.*\"kind\":\[\"test\"\].*\"name\":\"$1\".*\"executable\":\"([^\"]+)\".*/\1/p" "$work/built.json"
-}
+# shellcheck source=tests/vm/host.sh
+. "$(dirname "$0")/host.sh"
 
 # count TARGET ARGUMENT...
 count() {
@@ -82,17 +51,8 @@ reported() {
         "$work/output.log"
 }
 
-exec 9>"$cache/lock"
-flock -n 9 || fail "another run is going on in $cache"
-trap finish EXIT
-# Bash ends its `wait` at once for these, and so never leaves the guest behind.
-trap 'exit 129' HUP
-trap 'exit 130' INT
-trap 'exit 143' TERM
-rm -rf "$work"
-mkdir "$work"
-
-kernel=${ORLOP_VM_KERNEL:-$("$here/kernel.sh" "$cache")}
+begin run
+kernel=$(find_kernel)
 cargo test --locked --no-run --test privileged_host --test privileged_driver --message-format=json >"$work/built.json"
 echo 'status=0' >"$work/job"
 if [ $# -eq 0 ]; then
@@ -118,12 +78,13 @@ started=$SECONDS
 : >"$work/output.log"
 "$here/boot.sh" "$kernel" "$work" 9>&- &
 guest=$!
+children+=("$guest")
 timeout "$limit" tail -n +1 -s 0.2 -f --pid="$guest" "$work/output.log" 9>&- &
 viewer=$!
+children+=("$viewer")
 wait "$viewer" || fail "the guest did not end within $limit s"
-viewer=
 wait "$guest" || fail "QEMU ended with status $?"
-guest=
+children=()
 
 [ "$(tail -n 1 "$work/output.log")" = "guest: the job ended with 0" ] || fail "the tests did not pass in the guest"
 [ "$(reported)" -eq "$expected" ] || fail "the guest ran $(reported) of $expected tests"
