@@ -12,33 +12,9 @@ use std::time::Duration;
 use crate::driver::Driver;
 use crate::life::{Kind, Life, check_nothing_left};
 use crate::privileged::{Sandbox, privileged};
+use crate::random::{Random, seed};
 
 const ROUNDS: u64 = 20;
-
-/// SplitMix64 (Steele, Lea, Flood 2014): the same numbers for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-}
-
-fn seed() -> u64 {
-    if let Ok(text) = std::env::var("ORLOP_SEED") {
-        return text.parse().unwrap();
-    }
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).unwrap();
-    u64::from_ne_bytes(bytes)
-}
 
 #[test]
 fn a_driver_that_is_killed_at_any_moment_finishes_after_its_restart() {
@@ -48,7 +24,7 @@ fn a_driver_that_is_killed_at_any_moment_finishes_after_its_restart() {
         let mut random = Random(seed);
         let mut kills = 0;
         for round in 0..ROUNDS {
-            let kind = Kind::ALL[usize::try_from(random.below(4)).unwrap()];
+            let kind = random.pick(&Kind::ALL);
             let delays = [(); 4].map(|()| Duration::from_micros(random.below(60_000)));
             println!("round {round}: {kind:?}, {delays:?}");
             kills += killed_life(&sandbox.sub(&round.to_string()), kind, &delays);
