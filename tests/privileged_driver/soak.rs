@@ -26,7 +26,7 @@ use crate::life::{MIB, check_nothing_left_in};
 use crate::managed::orlop;
 use crate::privileged::{loops_below, poll, privileged, run};
 use crate::random::{Random, seed};
-use crate::soak_checks::check;
+use crate::soak_checks::{check, remove_kept};
 use crate::soak_client::Actor;
 use crate::soak_world::{PoolIn, World, make_pools};
 
@@ -36,8 +36,6 @@ const ROUNDS: u64 = 4;
 const STEPS: u64 = 120;
 /// Kills in a round.
 const KILLS: u64 = 8;
-/// The size of each pool in MiB; sparse.
-const POOL: u64 = 6000;
 
 fn factor() -> u64 {
     std::env::var("ORLOP_SOAK").map_or(1, |text| text.parse().unwrap())
@@ -48,7 +46,7 @@ fn nothing_is_lost_whatever_is_asked_and_whenever_the_driver_dies() {
     privileged(|sandbox| {
         let seed = seed();
         println!("ORLOP_SEED={seed}");
-        make_pools(sandbox, POOL);
+        make_pools(sandbox);
         let mut driver = Driver::start_configured(sandbox, None);
         let rooms = PoolIn::ALL.map(|pool| driver.client.room_in(pool.name()).unwrap());
         let world = Arc::new(World::new(sandbox, CLIENTS));
@@ -127,7 +125,9 @@ fn kill_at(
         std::thread::sleep(Duration::from_millis(1));
         if driver.is_dead() {
             world.count("(died at a fault point)");
+            world.note_start();
             driver.start_again(None);
+            world.note_start();
         }
         let now = world.calls.load(Ordering::SeqCst);
         if kills.next_if(|at| **at <= now).is_none() {
@@ -135,10 +135,12 @@ fn kill_at(
         }
         std::thread::sleep(Duration::from_micros(random.below(10_000)));
         world.count("(killed)");
+        world.note_start();
         driver.kill();
         let point = format!("{}:abort", random.pick(&points));
         let before = driver.deaths;
         driver.start_again(random.one_in(2).then_some(&point));
+        world.note_start();
         if driver.deaths > before {
             world.count("(died while it started)");
         }
@@ -158,14 +160,7 @@ fn end(world: &Arc<World>, driver: &mut Driver, actors: &mut [Actor], rooms: [u6
         driver.client.delete(&id).unwrap();
     }
     driver.kill();
-    for kept in actors.iter().flat_map(|actor| &actor.kept) {
-        let place = kept.pool.dir(&world.sandbox).join(&kept.place);
-        let data = place.join("data");
-        if kept.pool == PoolIn::Btrfs && data.exists() {
-            run("btrfs", &["subvolume".as_ref(), "delete".as_ref(), data.as_os_str()]);
-        }
-        std::fs::remove_dir_all(place).unwrap();
-    }
+    remove_kept(world, actors);
     driver.start_again(None);
     let pools = PoolIn::ALL.map(|pool| pool.dir(&world.sandbox));
     check_nothing_left_in(&world.sandbox, driver, &pools);

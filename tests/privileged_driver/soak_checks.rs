@@ -1,5 +1,7 @@
 //! The whole state against the model, while nobody calls.
 
+#![expect(clippy::disallowed_methods, reason = "what was kept is removed by hand")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::PathBuf;
@@ -8,9 +10,10 @@ use std::sync::Arc;
 use orlop::volume::Key;
 
 use crate::driver::Driver;
+use crate::filling::settle;
 use crate::life::{Kind, MIB, is_empty};
 use crate::managed::orlop;
-use crate::privileged::{loops_below, mounts_below, poll};
+use crate::privileged::{loops_below, mounts_below, poll, run};
 use crate::soak_client::Actor;
 use crate::soak_contended;
 use crate::soak_model::{Kept, Volume};
@@ -57,22 +60,40 @@ pub(crate) fn check(world: &Arc<World>, driver: &mut Driver, actors: &mut [Actor
     for kept in actors.iter().flat_map(|actor| &actor.kept) {
         check_kept(world, kept);
     }
-    for actor in actors {
+    for actor in actors.iter_mut() {
         for slot in 0..actor.slots.len() {
             actor.look_inside(slot);
         }
     }
-    rooms(driver);
+    rooms(world, driver);
+    driver.kill();
+    remove_kept(world, actors);
+    driver.start_again(None);
 }
 
 /// What is promised by the driver's memory is what is promised by the records.
-fn rooms(driver: &mut Driver) {
+fn rooms(world: &World, driver: &mut Driver) {
     let before = PoolIn::ALL.map(|pool| driver.client.room_in(pool.name()).unwrap());
+    for pool in PoolIn::ALL {
+        settle(&pool.dir(&world.sandbox));
+    }
     driver.restart();
     for (pool, before) in PoolIn::ALL.into_iter().zip(before) {
         let after = driver.client.room_in(pool.name()).unwrap();
         let is_same = before.abs_diff(after) <= BLUR;
         assert!(is_same, "{pool:?} had room for {before}, and after a restart for {after}");
+    }
+}
+
+/// Removes by hand what deletions kept.
+pub(crate) fn remove_kept(world: &World, actors: &mut [Actor]) {
+    for kept in actors.iter_mut().flat_map(|actor| actor.kept.drain(..)) {
+        let place = kept.pool.dir(&world.sandbox).join(&kept.place);
+        let data = place.join("data");
+        if kept.pool == PoolIn::Btrfs && data.exists() {
+            run("btrfs", &["subvolume".as_ref(), "delete".as_ref(), data.as_os_str()]);
+        }
+        std::fs::remove_dir_all(place).unwrap();
     }
 }
 

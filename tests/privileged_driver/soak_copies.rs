@@ -141,7 +141,7 @@ impl Actor {
         source: proto::VolumeContentSource,
     ) -> (Wish, bool) {
         let (kind, pool, size, content) = from;
-        let place = if self.random.one_in(4) { self.random.pick(&PoolIn::ALL) } else { pool };
+        let place = if self.random.one_in(4) { self.pool_for(kind) } else { pool };
         let is_thick = is_small(kind) && kind != Kind::Hostpath && self.random.one_in(6);
         let mut parameters = vec![("backend", kind.backend()), ("pool", place.name())];
         if is_thick {
@@ -187,8 +187,10 @@ impl Actor {
             let told = self.insist(("copy again", about), |c| c.make(&volume.wish));
             self.claim(told.volume_id == volume.id, "the same request finds the copy");
         } else if volume.wish.source != wish.source {
+            let mut wish = wish.clone();
+            wish.create.parameters[1] = ("pool", volume.pool.name());
             let want = Want::Refused(Code::AlreadyExists);
-            self.expect(("copy under a taken name", about), want, |c| c.make(wish));
+            self.expect(("copy under a taken name", about), want, |c| c.make(&wish));
         }
         true
     }

@@ -14,6 +14,10 @@ use crate::soak_contended::Events;
 /// So many of its last steps are shown of each client at a failure.
 const REMEMBERED: usize = 30;
 
+/// In MiB; more than all clients can ever ask for, so that there is always room. Sparse but for the managed one.
+const SIZE: u64 = 6000;
+const MANAGED: u64 = 2500;
+
 /// One of the driver's pools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum PoolIn {
@@ -44,6 +48,11 @@ impl PoolIn {
         }
     }
 
+    /// There is room for volumes that take much.
+    pub(crate) fn is_large(self) -> bool {
+        self != Self::Managed
+    }
+
     pub(crate) fn dir(self, sandbox: &Sandbox) -> PathBuf {
         sandbox.path(self.name()).join("pool")
     }
@@ -56,6 +65,8 @@ pub(crate) struct World {
     tags: BTreeMap<String, PoolIn>,
     /// Calls that were begun, for whoever kills the driver.
     pub(crate) calls: AtomicU64,
+    /// Starts of the driver: even while it is ready.
+    starts: AtomicU64,
     failed: AtomicBool,
     ids: Mutex<BTreeSet<String>>,
     counts: Mutex<BTreeMap<&'static str, u64>>,
@@ -68,21 +79,21 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// Makes the filesystems, mounts them, and writes the configuration.
-pub(crate) fn make_pools(sandbox: &Sandbox, size: u64) {
+pub(crate) fn make_pools(sandbox: &Sandbox) {
     let mut text = String::new();
     for pool in PoolIn::ALL {
         let part = sandbox.sub(pool.name());
         let create = match pool {
             PoolIn::Ext4 | PoolIn::Xfs => {
-                pool.on().mount(&part, size);
+                pool.on().mount(&part, SIZE);
                 String::new()
             }
             PoolIn::Btrfs => {
-                pool.on().mount_with_limits(&part, size);
+                pool.on().mount_with_limits(&part, SIZE);
                 String::new()
             }
             PoolIn::Managed => {
-                format!("create = {{ {} }}\n", crate::managed::on_image("xfs", size))
+                format!("create = {{ size = \"{MANAGED}MiB\", filesystem = \"xfs\" }}\n")
             }
         };
         let (name, path) = (pool.name(), pool.dir(sandbox));
@@ -104,6 +115,7 @@ impl World {
             sandbox: sandbox.clone(),
             tags: PoolIn::ALL.into_iter().map(tag).collect(),
             calls: AtomicU64::new(0),
+            starts: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             ids: Mutex::default(),
             counts: Mutex::default(),
@@ -148,6 +160,16 @@ impl World {
             }
         }
         text
+    }
+
+    /// The driver dies or is dying, or is ready again.
+    pub(crate) fn note_start(&self) {
+        self.starts.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Where the driver is between its starts; `None` while it may have pools that it has not opened yet.
+    pub(crate) fn settled(&self) -> Option<u64> {
+        Some(self.starts.load(Ordering::SeqCst)).filter(|starts| starts % 2 == 0)
     }
 
     /// A client that failed ends the others.
