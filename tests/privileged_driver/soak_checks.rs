@@ -169,27 +169,31 @@ impl Whole<'_> {
         let mut mounted = mounts_below(&sandbox.path("kubelet"));
         mounted.sort();
         assert_eq!(mounted, wanted, "what is mounted (left) is what was published (right)");
-        let mut wanted = BTreeMap::new();
-        for volume in self.volumes().filter(|v| v.kind() != Kind::Hostpath && v.is_used()) {
-            let image = volume.pool.dir(sandbox).join("volumes").join(key(&volume.id));
+        let is_image = |volume: &&Volume| volume.kind() != Kind::Hostpath && volume.is_used();
+        let image = |volume: &Volume| {
+            let dir = volume.pool.dir(sandbox).join("volumes").join(key(&volume.id));
             let read_only = volume.targets.iter().filter(|at| **at == Some(true)).count();
             let views = if volume.kind() == Kind::Block { read_only } else { 0 };
-            wanted.insert(image.join("disk.img"), (1, views));
-        }
-        let mut found = BTreeMap::new();
+            (dir.join("disk.img"), (1, views))
+        };
+        let wanted: BTreeMap<PathBuf, (usize, usize)> =
+            self.volumes().filter(is_image).map(image).collect();
+        let mut found: BTreeMap<PathBuf, (usize, usize)> = BTreeMap::new();
         let mut look = || {
             found.clear();
-            for pool in PoolIn::ALL {
-                for device in loops_below(&pool.dir(sandbox)) {
-                    let (own, views): &mut (i32, usize) = found.entry(device.file).or_default();
-                    if device.is_view { *views += 1 } else { *own += 1 }
-                }
+            for device in PoolIn::ALL.iter().flat_map(|pool| loops_below(&pool.dir(sandbox))) {
+                let (own, views) = found.entry(device.file).or_default();
+                if device.is_view { *views += 1 } else { *own += 1 }
             }
-            found == wanted
+            // A driver that is killed in the middle of an unpublish leaves a view, until the volume is unstaged.
+            let is_right = |(found, wanted): (&(usize, usize), &(usize, usize))| {
+                found.0 == wanted.0 && found.1 >= wanted.1
+            };
+            found.keys().eq(wanted.keys()) && found.values().zip(wanted.values()).all(is_right)
         };
         // One with AUTOCLEAR goes a moment after its last user.
         if !(0..200).any(|_| look() || pause()) {
-            assert_eq!(found, wanted, "what is attached (left) is what is used (right)");
+            panic!("what is attached is {found:?}; what is used, {wanted:?}");
         }
     }
 

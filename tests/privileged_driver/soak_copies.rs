@@ -49,6 +49,10 @@ impl Actor {
         let name = self.snapshot_name(number);
         let Some(id) = self.slots[slot].any_id() else { return };
         if let Some(has) = self.snapshots[number].clone() {
+            if self.world.pool_of(&id) != has.pool {
+                // A driver that starts may not have opened that pool yet, and takes another one of the name here.
+                return;
+            }
             let want = if has.of == id { Want::Done } else { Want::Refused(Code::AlreadyExists) };
             let step = ("snapshot again", format!("{name} of {id}"));
             if let Some(told) = self.expect(step, want, |c| c.snapshot(&name, &id)) {
@@ -249,6 +253,10 @@ impl Actor {
         let take = |c: &Client| c.group(&name, &names);
         let step = ("group", format!("{name} of {sources:?}"));
         if let Some(has) = self.group.clone() {
+            if sources.iter().all(|id| self.world.pool_of(id) != has.members[0].pool) {
+                // As for single snapshots.
+                return;
+            }
             let is_same = has.sources == sources;
             let want = if is_same { Want::Done } else { Want::Refused(Code::AlreadyExists) };
             if let Some(told) = self.expect(step, want, take) {
