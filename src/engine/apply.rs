@@ -181,7 +181,10 @@ impl Engine {
             attributes,
             options: target.options,
         });
-        self.note_mount(path, mounted, progress)
+        match self.note_mount(path, mounted, progress) {
+            Err(EngineError::Host(error)) => Err(still_at_work(error)),
+            noted => noted,
+        }
     }
 
     /// Remembers to unmount should a later step fail, or this one have failed after all was done: the plan saw nothing
