@@ -163,7 +163,12 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let dir = located.pool.store.open_volume(&located.volume().key)?;
         let image = backend::identity(&dir)?;
-        progress.keep(self.host.hold(number, image, located.allocation())?);
+        // One with AUTOCLEAR that a dead driver's program kept open goes when that ends, between the look and this.
+        let held = self.host.hold(number, image, located.allocation());
+        progress.keep(held.map_err(|error| match error {
+            HostError::Unexpected { .. } => EngineError::Precondition(chain(&error)),
+            other => other.into(),
+        })?);
         Ok(())
     }
 

@@ -56,6 +56,11 @@ pub(crate) struct Actor {
     pub(crate) memory: Memory,
 }
 
+/// A program that a dead driver had started has the device, and ends by itself: kubelet repeats the call.
+fn is_at_work(status: &Status) -> bool {
+    status.code() == Code::FailedPrecondition && status.message().contains("repeat the request")
+}
+
 type Step = fn(&mut Actor);
 
 /// What a client does, and how often beside the others.
@@ -166,6 +171,8 @@ impl Actor {
                     self.note(&what, lost, "cut off, and not repeated");
                     return Answer::Lost;
                 }
+            } else if is_at_work(&status) {
+                self.world.count("(a dead driver's program at work)");
             } else if !matches!(status.code(), Code::Aborted | Code::Unavailable) {
                 return self.refused(&what, lost, want, &status);
             }

@@ -168,9 +168,10 @@ impl Actor {
             let Some(past) = self.past_snapshots.last().cloned() else { return };
             let from = (Kind::Ext4, PoolIn::Ext4, 64 * MIB, Default::default());
             let (wish, _) = self.wish_of_copy(slot, from, from_snapshot(&past));
-            let is_taken = self.slots[slot].volume.is_some();
-            let want = if is_taken { Want::Refused(Code::AlreadyExists) } else { GONE };
-            self.expect(("restore", format!("{past}, which is gone")), want, |c| c.make(&wish));
+            if !self.is_taken(slot, &wish) {
+                let step = ("restore", format!("{past}, which is gone"));
+                self.expect(step, GONE, |c| c.make(&wish));
+            }
             return;
         }
         let snapshot = snapshots[self.random.index(snapshots.len())].clone();
