@@ -121,6 +121,7 @@ fn kill_at(
 ) {
     let points = orlop::fault::all();
     let mut kills = kills.iter().peekable();
+    let mut is_armed = false;
     while !done.load(Ordering::SeqCst) {
         std::thread::sleep(Duration::from_millis(1));
         if driver.is_dead() {
@@ -128,6 +129,7 @@ fn kill_at(
             world.note_start();
             driver.start_again(None);
             world.note_start();
+            is_armed = false;
         }
         let now = world.calls.load(Ordering::SeqCst);
         if kills.next_if(|at| **at <= now).is_none() {
@@ -139,15 +141,18 @@ fn kill_at(
         driver.kill();
         let point = format!("{}:abort", random.pick(&points));
         let before = driver.deaths;
-        driver.start_again(random.one_in(2).then_some(&point));
+        is_armed = random.one_in(2);
+        driver.start_again(is_armed.then_some(&point));
         world.note_start();
         if driver.deaths > before {
             world.count("(died while it started)");
+            is_armed = false;
         }
     }
-    // Whoever checks must not run into a fault point.
-    world.count("(killed)");
-    driver.restart();
+    // Whoever checks must not run into a fault point. Otherwise the one that has done all this goes on.
+    if is_armed || driver.is_dead() {
+        driver.restart();
+    }
 }
 
 /// Takes everything down and deletes it; then the pools are as they were.
@@ -187,9 +192,7 @@ impl Actor {
     fn clear(&mut self) {
         for slot in 0..self.slots.len() {
             if self.slots[slot].volume.is_some() {
-                self.unpublish_now(slot, 0);
-                self.unpublish_now(slot, 1);
-                self.unstage_now(slot);
+                self.take_down(slot);
                 self.delete_now(slot);
                 self.claim(self.slots[slot].volume.is_none(), "the last volume is deleted");
             }

@@ -64,9 +64,10 @@ fn is_at_work(status: &Status) -> bool {
 type Step = fn(&mut Actor);
 
 /// What a client does, and how often beside the others.
-const STEPS: [(u64, Step); 25] = [
+const STEPS: [(u64, Step); 26] = [
     (12, Actor::create),
     (6, Actor::delete),
+    (10, Actor::retire),
     (12, Actor::stage),
     (14, Actor::publish),
     (7, Actor::unpublish),
@@ -234,6 +235,17 @@ impl Actor {
 
     pub(crate) fn any_slot(&mut self) -> usize {
         self.random.index(SLOTS)
+    }
+
+    /// A slot for something new, most of the time.
+    pub(crate) fn free_slot(&mut self) -> usize {
+        let free: Vec<usize> =
+            (0..SLOTS).filter(|slot| self.slots[*slot].volume.is_none()).collect();
+        if free.is_empty() || self.random.one_in(4) {
+            self.any_slot()
+        } else {
+            self.random.pick(&free)
+        }
     }
 
     /// A slot with a volume for which that holds, any one.

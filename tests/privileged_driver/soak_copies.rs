@@ -162,7 +162,7 @@ impl Actor {
     }
 
     pub(crate) fn restore(&mut self) {
-        let slot = self.any_slot();
+        let slot = self.free_slot();
         let snapshots: Vec<Snapshot> = self.all_snapshots().cloned().collect();
         if snapshots.is_empty() {
             let Some(past) = self.past_snapshots.last().cloned() else { return };
@@ -201,7 +201,7 @@ impl Actor {
     }
 
     pub(crate) fn clone_volume(&mut self) {
-        let (slot, source) = (self.any_slot(), self.any_slot());
+        let (slot, source) = (self.free_slot(), self.any_slot());
         let Some(id) = self.slots[source].any_id().filter(|_| slot != source) else { return };
         let volume = self.slots[source].volume.clone();
         let from = match &volume {

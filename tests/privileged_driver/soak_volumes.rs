@@ -69,7 +69,7 @@ impl Actor {
     }
 
     pub(crate) fn create(&mut self) {
-        let slot = self.any_slot();
+        let slot = self.free_slot();
         let Some(volume) = self.slots[slot].volume.clone() else {
             let wish = self.wish(slot);
             return self.be_born(slot, wish);
@@ -149,6 +149,20 @@ impl Actor {
             (None, _) => {}
             (Some(_), _) => self.delete_now(slot),
         }
+    }
+
+    /// Ends a volume as a pod and its claim end.
+    pub(crate) fn retire(&mut self) {
+        if let Some(slot) = self.slot_where(|_| true) {
+            self.take_down(slot);
+            self.delete_now(slot);
+        }
+    }
+
+    pub(crate) fn take_down(&mut self, slot: usize) {
+        self.unpublish_now(slot, 0);
+        self.unpublish_now(slot, 1);
+        self.unstage_now(slot);
     }
 
     /// Deletes what a name has, or finds it in use.
