@@ -1,7 +1,6 @@
 //! A CSI client that blocks, over the driver's socket.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use orlop::csi::proto::{
@@ -70,15 +69,6 @@ pub(crate) struct Client {
 impl Client {
     /// A client of the driver at a socket; it connects with the first call.
     pub(crate) fn new(socket: PathBuf) -> Self {
-        Self::over(socket, Endpoint::from_static("http://localhost"))
-    }
-
-    /// One that gives up each call after a while, as a CO does; the driver's work goes on.
-    pub(crate) fn hasty(socket: PathBuf, patience: Duration) -> Self {
-        Self::over(socket, Endpoint::from_static("http://localhost").timeout(patience))
-    }
-
-    fn over(socket: PathBuf, endpoint: Endpoint) -> Self {
         // A thread of its own: a client answers the driver (that it is about to stop) also between calls.
         let builder = &mut tokio::runtime::Builder::new_multi_thread();
         let runtime = builder.worker_threads(1).enable_all().build().unwrap();
@@ -88,7 +78,7 @@ impl Client {
         });
         let channel = {
             let _entered = runtime.enter();
-            endpoint.connect_with_connector_lazy(connect)
+            Endpoint::from_static("http://localhost").connect_with_connector_lazy(connect)
         };
         Self { runtime, channel }
     }

@@ -12,7 +12,7 @@
 #![expect(
     clippy::disallowed_methods,
     clippy::print_stdout,
-    reason = "a random moment is a random sleep, and what was kept is removed by hand"
+    reason = "a random moment is a random sleep"
 )]
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -22,11 +22,11 @@ use std::time::Duration;
 
 use crate::client::Client;
 use crate::driver::Driver;
-use crate::life::{MIB, check_nothing_left_in};
+use crate::life::check_nothing_left_in;
 use crate::managed::orlop;
 use crate::privileged::{loops_below, poll, privileged, run};
 use crate::random::{Random, seed};
-use crate::soak_checks::{check, remove_kept};
+use crate::soak_checks::{check, check_empty_rooms, remove_kept, start_afresh};
 use crate::soak_client::Actor;
 use crate::soak_world::{PoolIn, World, make_pools};
 
@@ -54,7 +54,10 @@ fn nothing_is_lost_whatever_is_asked_and_whenever_the_driver_dies() {
         let mut actors: Vec<Actor> = (0..CLIENTS).map(client).collect();
         let mut random = Random(seed);
         let lived = catch_unwind(AssertUnwindSafe(|| {
-            for _ in 0..ROUNDS * factor() {
+            for number in 0..ROUNDS * factor() {
+                if number > 0 {
+                    start_afresh(&world, &mut driver, &mut actors);
+                }
                 round(&world, &mut driver, &mut actors, &mut random);
                 check(&world, &mut driver, &mut actors);
             }
@@ -164,17 +167,11 @@ fn end(world: &Arc<World>, driver: &mut Driver, actors: &mut [Actor], rooms: [u6
     for id in shared {
         driver.client.delete(&id).unwrap();
     }
-    driver.kill();
-    remove_kept(world, actors);
-    driver.start_again(None);
     let pools = PoolIn::ALL.map(|pool| pool.dir(&world.sandbox));
     check_nothing_left_in(&world.sandbox, driver, &pools);
-    poll("the room is as it was", || {
-        let pools = PoolIn::ALL.into_iter().zip(rooms);
-        pools.into_iter().all(|(pool, before)| {
-            driver.client.room_in(pool.name()).unwrap() + 12 * MIB >= before
-        })
-    });
+    check_empty_rooms(driver, actors, rooms);
+    driver.kill();
+    remove_kept(world, actors);
 }
 
 fn take_apart(world: &World, driver: Driver) {

@@ -25,8 +25,8 @@ pub(crate) const SNAPSHOTS: usize = 3;
 /// How often a call is repeated that finds another one running, or no driver.
 const REPEATS: usize = 6000;
 const PAUSE: Duration = Duration::from_millis(5);
-/// How long the other connection waits for an answer.
-const PATIENCE: Duration = Duration::from_millis(8);
+/// The longest time between the beginning of a copy and what may disturb it.
+const HEADSTART: u64 = 10_000;
 
 /// All that a client does to a volume that it uses.
 pub(crate) const MODE: Mode = Mode::SingleNodeMultiWriter;
@@ -47,7 +47,8 @@ pub(crate) struct Actor {
     pub(crate) world: Arc<World>,
     pub(crate) random: Random,
     client: Client,
-    hasty: Client,
+    /// For calls beside others of this client.
+    second: Client,
     pub(crate) slots: Vec<Slot>,
     pub(crate) snapshots: Vec<Option<Snapshot>>,
     pub(crate) past_snapshots: Vec<String>,
@@ -105,7 +106,7 @@ impl Actor {
             world: Arc::clone(world),
             random: Random(seed),
             client: Client::new(socket(&world.sandbox)),
-            hasty: Client::hasty(socket(&world.sandbox), PATIENCE),
+            second: Client::new(socket(&world.sandbox)),
             slots: (0..SLOTS).map(slot).collect(),
             snapshots: vec![None; SNAPSHOTS],
             past_snapshots: Vec::new(),
@@ -144,16 +145,14 @@ impl Actor {
         let (kind, about) = step;
         let what = format!("{kind} {about}");
         self.world.count(kind);
-        let is_hasty = self.random.one_in(12);
         let gives_up = gives_up && self.random.one_in(3);
         let mut lost = 0;
-        for attempt in 0..REPEATS {
+        for _ in 0..REPEATS {
             if self.world.has_failed() {
                 panic!("client {}: ended, because another one failed", self.number);
             }
             self.world.calls.fetch_add(1, Ordering::SeqCst);
-            let client = if is_hasty && attempt == 0 { &self.hasty } else { &self.client };
-            let status = match call(client) {
+            let status = match call(&self.client) {
                 Ok(value) => {
                     self.note(&what, lost, "ok");
                     if let Want::Refused(code) = want {
@@ -224,6 +223,41 @@ impl Actor {
             Answer::Done(value) => Some(value),
             Answer::Refused | Answer::Lost => None,
         }
+    }
+
+    /// Begins a copy, and does something else to its source meanwhile; whether the copy succeeded. It ends before this
+    /// ends, so it has no effect later.
+    pub(crate) fn beside<T: Send>(
+        &mut self,
+        step: (&'static str, String),
+        call: impl Fn(&Client) -> Result<T, Status> + Sync,
+        meanwhile: impl FnOnce(&mut Self),
+    ) -> bool {
+        self.world.count(step.0);
+        let headstart = Duration::from_micros(self.random.below(HEADSTART));
+        let second = std::mem::replace(&mut self.second, Client::new(socket(&self.world.sandbox)));
+        let copied = std::thread::scope(|scope| {
+            let copying = scope.spawn(|| call(&second));
+            std::thread::sleep(headstart);
+            meanwhile(self);
+            copying.join().unwrap()
+        });
+        self.second = second;
+        let what = format!("{} {}", step.0, step.1);
+        let Err(status) = copied else {
+            self.note(&what, 0, "ok, beside another call");
+            return true;
+        };
+        self.note(&what, 0, &format!("{:?}: {}", status.code(), status.message()));
+        let is_possible = is_hang_up(&status)
+            || matches!(
+                status.code(),
+                Code::Aborted | Code::Unavailable | Code::NotFound | Code::FailedPrecondition
+            );
+        if !is_possible {
+            self.fail(&what, &format!("{status:?}"));
+        }
+        false
     }
 
     /// Something in the model that the driver's answers contradict.

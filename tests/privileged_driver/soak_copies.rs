@@ -7,13 +7,15 @@ use crate::client::{Client, Create};
 use crate::client_snapshots::{from_snapshot, from_volume};
 use crate::life::{Kind, MIB};
 use crate::snapshots::is_instant;
-use crate::soak_client::{Actor, Answer, MODE, SNAPSHOTS};
+use crate::soak_client::{Actor, MODE, SNAPSHOTS};
 use crate::soak_model::{Content, Group, Snapshot, Volume, Want, Wish};
 use crate::soak_volumes::is_small;
 use crate::soak_world::PoolIn;
 
 const IN_USE: Want = Want::Refused(Code::FailedPrecondition);
 const GONE: Want = Want::Refused(Code::NotFound);
+/// The source has gone, or was just growing.
+const AFTER_DISTURBANCE: Want = Want::Either(&[Code::NotFound, Code::FailedPrecondition]);
 
 fn size(snapshot: &proto::Snapshot) -> u64 {
     u64::try_from(snapshot.size_bytes).unwrap()
@@ -66,19 +68,15 @@ impl Actor {
             });
             return;
         };
-        let step = || ("snapshot", format!("{name} of {id}"));
+        let step = ("snapshot", format!("{name} of {id}"));
         let take = |c: &Client| c.snapshot(&name, &id);
-        let told = match self.call(step(), may_be_copied(&volume), true, take) {
-            Answer::Done(told) => told,
-            Answer::Refused => return,
-            Answer::Lost => {
-                // Its job may run on, and must not be disturbed by what happens to its source.
-                self.disturb(slot);
-                let want = Want::Either(&[Code::NotFound, Code::FailedPrecondition]);
-                let Some(told) = self.expect(step(), want, take) else { return };
-                told
-            }
-        };
+        let mut want = may_be_copied(&volume);
+        if want == Want::Done && self.random.one_in(3) {
+            let disturbed = ("snapshot, disturbed", name.clone());
+            let is_made = self.beside(disturbed, take, |actor| actor.disturb(slot));
+            want = if is_made { Want::Done } else { AFTER_DISTURBANCE };
+        }
+        let Some(told) = self.expect(step, want, take) else { return };
         self.note_snapshot(number, &volume, slot, &told);
     }
 
@@ -107,7 +105,7 @@ impl Actor {
         }
     }
 
-    /// Ends or grows the source of a copy that nobody waits for any more.
+    /// Ends or grows the source of a copy that is just being made.
     fn disturb(&mut self, source: usize) {
         if self.slots[source].volume.is_none() {
             return;
@@ -217,27 +215,20 @@ impl Actor {
             return;
         };
         let needs_quiet = volume.is_written() && !shares;
-        let want = if needs_quiet { IN_USE } else { may_be_copied(&volume) };
-        let step = || ("clone", format!("{id} as {:?}", wish.create));
-        match self.call(step(), want, true, |c| c.make(&wish)) {
-            Answer::Done(told) => self.note_clone(slot, source, wish, &told),
-            Answer::Refused => {}
-            Answer::Lost => {
-                self.disturb(source);
-                // Refused as too small when it begins again after its source grew? It is at least as large by itself.
-                let want = Want::Either(&[Code::NotFound, Code::FailedPrecondition]);
-                if let Some(told) = self.expect(step(), want, |c| c.make(&wish)) {
-                    self.note_clone(slot, source, wish, &told);
-                }
+        let mut want = if needs_quiet { IN_USE } else { may_be_copied(&volume) };
+        let make = |c: &Client| c.make(&wish);
+        if want == Want::Done && self.random.one_in(3) {
+            let disturbed = ("clone, disturbed", id.clone());
+            let is_made = self.beside(disturbed, make, |actor| actor.disturb(source));
+            want = if is_made { Want::Done } else { AFTER_DISTURBANCE };
+        }
+        let step = ("clone", format!("{id} as {:?}", wish.create));
+        if let Some(told) = self.expect(step, want, make) {
+            if let Some(volume) = &mut self.slots[source].volume {
+                volume.may_share = true;
             }
+            self.place(slot, wish, &told);
         }
-    }
-
-    fn note_clone(&mut self, slot: usize, source: usize, wish: Wish, told: &proto::Volume) {
-        if let Some(volume) = &mut self.slots[source].volume {
-            volume.may_share = true;
-        }
-        self.place(slot, wish, told);
     }
 
     pub(crate) fn take_group(&mut self) {
