@@ -163,7 +163,12 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let dir = located.pool.store.open_volume(&located.volume().key)?;
         let image = backend::identity(&dir)?;
-        progress.keep(self.host.hold(number, image, located.allocation())?);
+        // One with AUTOCLEAR that a dead driver's program kept open goes when that ends, between the look and this.
+        let held = self.host.hold(number, image, located.allocation());
+        progress.keep(held.map_err(|error| match error {
+            HostError::Unexpected { .. } => EngineError::Precondition(chain(&error)),
+            other => other.into(),
+        })?);
         Ok(())
     }
 
@@ -181,7 +186,10 @@ impl Engine {
             attributes,
             options: target.options,
         });
-        self.note_mount(path, mounted, progress)
+        match self.note_mount(path, mounted, progress) {
+            Err(EngineError::Host(error)) => Err(still_at_work(error)),
+            noted => noted,
+        }
     }
 
     /// Remembers to unmount should a later step fail, or this one have failed after all was done: the plan saw nothing

@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use orlop::host::linux::LinuxHost;
 use orlop::host::{
     FilesystemMount, FormatRecipe, Host, HostError, LoopOptions, MountPoint, RootOwner,
@@ -196,6 +197,33 @@ fn an_ext4_that_is_not_mounted_grows_whoever_asks() {
 }
 
 #[test]
+fn a_device_that_a_program_of_a_dead_driver_works_on_is_told_to_be_busy() {
+    use std::os::unix::fs::OpenOptionsExt;
+    privileged(|sandbox| {
+        let disk = Disk::new(sandbox, Filesystem::Ext4, 64 * MIB);
+        disk.file.set_len(96 * MIB).unwrap();
+        let device = disk.host.attach(disk.file.as_fd(), options(Allocation::Thin)).unwrap();
+        let path = format!("/dev/loop{}", device.number);
+        // As e2fsck and resize2fs have it.
+        let working = File::options().read(true).custom_flags(libc::O_EXCL).open(path).unwrap();
+        let busy = |result: Result<(), HostError>| result.unwrap_err().errno() == Some(Errno::EBUSY);
+        assert!(busy(disk.host.grow_unmounted(device.number, Filesystem::Ext4)));
+        assert!(busy(disk.host.repair(device.number, Filesystem::Ext4)));
+        assert!(busy(disk.host.mount(&FilesystemMount {
+            loop_number: device.number,
+            filesystem: Filesystem::Ext4,
+            target: &disk.mount_point,
+            attributes: MountAttributes::default(),
+            options: &[],
+        })));
+        drop(working);
+        disk.host.grow_unmounted(device.number, Filesystem::Ext4).unwrap();
+        device.release();
+        poll("the loop device is gone", || loops_below(sandbox.dir()).is_empty());
+    });
+}
+
+#[test]
 fn an_image_that_holds_something_is_never_formatted() {
     privileged(|sandbox| {
         for filesystem in [Filesystem::Ext4, Filesystem::Btrfs] {
@@ -297,7 +325,7 @@ fn subvolumes_are_made_and_removed_even_read_only_ones() {
         let outer = File::open(disk.mount_point.join("outer")).unwrap();
         disk.host.make_subvolume(outer.as_fd(), "inner").unwrap();
         let errno = remove("outer").unwrap_err().errno();
-        assert_eq!(errno, Some(nix::errno::Errno::ENOTEMPTY));
+        assert_eq!(errno, Some(Errno::ENOTEMPTY));
         assert!(disk.mount_point.join("outer/inner").exists());
         assert!(disk.host.remove_subvolume(outer.as_fd(), "inner".as_ref()).unwrap());
         drop(outer);

@@ -12,18 +12,9 @@ use std::time::Duration;
 use crate::driver::Driver;
 use crate::life::{Kind, Life, check_nothing_left};
 use crate::privileged::{Sandbox, privileged};
-use crate::random::Random;
+use crate::random::{Random, seed};
 
 const ROUNDS: u64 = 20;
-
-fn seed() -> u64 {
-    if let Ok(text) = std::env::var("ORLOP_SEED") {
-        return text.parse().unwrap();
-    }
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).unwrap();
-    u64::from_ne_bytes(bytes)
-}
 
 #[test]
 fn a_driver_that_is_killed_at_any_moment_finishes_after_its_restart() {
@@ -33,7 +24,7 @@ fn a_driver_that_is_killed_at_any_moment_finishes_after_its_restart() {
         let mut random = Random(seed);
         let mut kills = 0;
         for round in 0..ROUNDS {
-            let kind = Kind::ALL[usize::try_from(random.below(4)).unwrap()];
+            let kind = random.pick(&Kind::ALL);
             let delays = [(); 4].map(|()| Duration::from_micros(random.below(60_000)));
             println!("round {round}: {kind:?}, {delays:?}");
             kills += killed_life(&sandbox.sub(&round.to_string()), kind, &delays);

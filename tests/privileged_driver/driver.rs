@@ -205,7 +205,7 @@ impl Driver {
 }
 
 /// The connection broke. A status that the driver sent has no source.
-fn is_hang_up(status: &Status) -> bool {
+pub(crate) fn is_hang_up(status: &Status) -> bool {
     std::error::Error::source(status).is_some()
 }
 
@@ -220,7 +220,7 @@ impl Drop for Driver {
     }
 }
 
-fn socket(sandbox: &Sandbox) -> PathBuf {
+pub(crate) fn socket(sandbox: &Sandbox) -> PathBuf {
     sandbox.path("csi.sock")
 }
 

@@ -51,7 +51,7 @@ impl Kind {
         }
     }
 
-    const fn backend(self) -> &'static str {
+    pub(crate) const fn backend(self) -> &'static str {
         match self {
             Self::Hostpath => "hostpath",
             Self::Ext4 | Self::Xfs | Self::Btrfs | Self::Block => "loop",
@@ -265,7 +265,7 @@ pub(crate) fn read(kind: Kind, target: &Path) -> String {
     String::from_utf8(text.to_owned()).unwrap()
 }
 
-fn is_empty(dir: &Path) -> bool {
+pub(crate) fn is_empty(dir: &Path) -> bool {
     std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
 }
 
@@ -277,16 +277,23 @@ pub(crate) fn trash_is_empty(sandbox: &Sandbox) -> bool {
 /// The pool is empty, the trash is emptied, nothing is mounted and nothing attached. A driver that dies while it
 /// empties the trash is started again.
 pub(crate) fn check_nothing_left(sandbox: &Sandbox, driver: &mut Driver) {
-    poll("the pool is empty", || {
+    check_nothing_left_in(sandbox, driver, &[sandbox.path("pool")]);
+}
+
+/// The same for several pools.
+pub(crate) fn check_nothing_left_in(sandbox: &Sandbox, driver: &mut Driver, pools: &[PathBuf]) {
+    poll("the pools are empty", || {
         if driver.is_dead() {
             driver.deaths += 1;
             driver.restart();
         }
-        ["incoming", "volumes", "snapshots", "groups", "trash"]
-            .iter()
-            .all(|name| is_empty(&sandbox.path("pool").join(name)))
+        let is_empty = |pool: &PathBuf| {
+            let names = ["incoming", "volumes", "snapshots", "groups", "trash"];
+            names.iter().all(|name| is_empty(&pool.join(name)))
+        };
+        pools.iter().all(is_empty)
     });
-    // Not the pool's own mount and loop device, where it has them.
+    // Not a pool's own mount and loop device, where it has them.
     assert_eq!(mounts_below(&sandbox.path("kubelet")), Vec::<PathBuf>::new());
-    poll("no loop device is left", || loops_below(&sandbox.path("pool")).is_empty());
+    poll("no loop device is left", || pools.iter().all(|pool| loops_below(pool).is_empty()));
 }

@@ -67,6 +67,27 @@ mod step_cases;
 mod steps;
 #[cfg(test)]
 mod strays;
+mod soak;
+#[cfg(test)]
+mod soak_calls;
+#[cfg(test)]
+mod soak_checks;
+#[cfg(test)]
+mod soak_client;
+#[cfg(test)]
+mod soak_contended;
+#[cfg(test)]
+mod soak_copies;
+#[cfg(test)]
+mod soak_invalid;
+#[cfg(test)]
+mod soak_model;
+#[cfg(test)]
+mod soak_node;
+#[cfg(test)]
+mod soak_volumes;
+#[cfg(test)]
+mod soak_world;
 #[cfg(test)]
 mod thick;
 #[cfg(test)]

@@ -23,7 +23,7 @@ use crate::privileged::{Sandbox, poll, privileged, run};
 const KINDS: [Kind; 5] = [Kind::Hostpath, Kind::Ext4, Kind::Xfs, Kind::Btrfs, Kind::Block];
 
 /// Copies of a volume in use show one instant there.
-fn is_instant(pool: PoolOn, kind: Kind) -> bool {
+pub(crate) fn is_instant(pool: PoolOn, kind: Kind) -> bool {
     match kind {
         Kind::Hostpath => pool == PoolOn::Btrfs,
         Kind::Ext4 | Kind::Xfs | Kind::Btrfs | Kind::Block => pool.shares(),

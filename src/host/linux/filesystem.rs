@@ -102,6 +102,7 @@ pub(super) fn grow_unmounted(
 ) -> Result<(), HostError> {
     match filesystem {
         Filesystem::Ext4 => {
+            claim(loop_number)?;
             let device = loop_path(loop_number);
             // resize2fs wants the filesystem checked; killed half-way it leaves a mark that asks for another check.
             let check = [OsStr::new("-f"), OsStr::new("-p"), device.as_os_str()];

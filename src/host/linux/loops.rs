@@ -171,13 +171,14 @@ pub(super) fn hold(
     backing: FileIdentity,
     allocation: Allocation,
 ) -> Result<AttachedLoop, HostError> {
-    let device = open_node(number, OFlag::O_RDONLY)?;
+    let changed = || HostError::Unexpected {
+        what: "the loop device changed hands meanwhile (repeat the request)".to_owned(),
+        path: loop_path(number),
+    };
+    let device = open_if_there(number)?.ok_or_else(changed)?;
     // Asked through the opened device, which the kernel cannot hand to another file any more.
     if status_of(&device, number)?.is_none_or(|status| status.backing != backing) {
-        return Err(HostError::Unexpected {
-            what: "the loop device changed hands meanwhile (repeat the request)".to_owned(),
-            path: loop_path(number),
-        });
+        return Err(changed());
     }
     if allocation == Allocation::Thick {
         settle_discards(number, allocation)?;
