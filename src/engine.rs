@@ -9,6 +9,7 @@
 //!
 //! Must not: be async, know gRPC, or write to a pool other than through `store` and `backend`.
 
+mod answers;
 mod apply;
 mod attach;
 mod capacity;

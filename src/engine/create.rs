@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::answers::Visit;
 use super::capacity::no_room;
 use super::open_pool::OpenPool;
 use super::snapshot::{generation, now};
@@ -33,6 +34,14 @@ pub(super) struct Plan {
     pub(super) mkfs_options: Vec<MkfsOption>,
 }
 
+/// Where a new volume is made.
+struct Place<'a> {
+    pool: &'a OpenPool,
+    promise: Promise<'a>,
+    /// Until the pool has answered to the first that is written.
+    visit: Visit<'a>,
+}
+
 /// What the data of a new volume is under, and shares.
 #[derive(Debug)]
 pub(super) struct Filled {
@@ -57,8 +66,8 @@ impl Engine {
             Some(origin) => self.plan_copy(spec, origin)?,
         };
         let pools = self.possible_pools(spec, &plan, origin.as_ref())?;
-        let (pool, promise) = self.reserve_in_one(&pools, spec, &plan, origin.as_ref())?;
-        self.make(spec, &plan, pool, origin.as_ref(), promise)
+        let place = self.reserve_in_one(&pools, spec, &plan, origin.as_ref())?;
+        self.make(spec, &plan, origin.as_ref(), place)
     }
 
     /// The volume of that name, in whichever pool it is.
@@ -97,18 +106,24 @@ impl Engine {
         origin: Option<&Origin>,
     ) -> Result<Vec<Arc<OpenPool>>, EngineError> {
         let mut possible = Vec::new();
-        let mut refusal = None;
+        let (mut refusal, mut silence) = (None, None);
+        let has_choice = self.pools.has_choice(&spec.parameters.pool);
         for pool in self.pools.chosen(&spec.parameters.pool)? {
+            let Some(visit) = pool.enter(has_choice) else {
+                silence = Some(pool.silence());
+                continue;
+            };
             if let Err(error) = self.check_pool(&pool, spec, plan.resolved) {
                 refusal = Some(error);
                 continue;
             }
             let room = pool.room(plan.resolved.allocation(), &*self.host)?;
             let is_beside = origin.is_some_and(|origin| origin.pool.tag() == pool.tag());
+            drop(visit);
             possible.push(((is_beside, room), pool));
         }
         if possible.is_empty() {
-            return Err(refusal.unwrap_or_else(|| {
+            return Err(silence.or(refusal).unwrap_or_else(|| {
                 EngineError::Away(
                     "no pool of this node is usable now; see the driver's log".to_owned(),
                 )
@@ -125,12 +140,18 @@ impl Engine {
         spec: &CreateSpec,
         plan: &Plan,
         origin: Option<&Origin>,
-    ) -> Result<(&'a OpenPool, Promise<'a>), EngineError> {
+    ) -> Result<Place<'a>, EngineError> {
         let mut refusal: Option<(ByteSize, EngineError)> = None;
+        let mut silence = None;
+        let has_choice = self.pools.has_choice(&spec.parameters.pool);
         for pool in pools {
+            let Some(visit) = pool.enter(has_choice) else {
+                silence = Some(pool.silence());
+                continue;
+            };
             let needs = plan.size.saturating_add(self.most_shared_with(spec, pool, origin)?);
             match pool.reserve(needs, plan.resolved.allocation(), &*self.host)? {
-                Ok(promise) => return Ok((pool, promise)),
+                Ok(promise) => return Ok(Place { pool, promise, visit }),
                 Err(room) if refusal.as_ref().is_none_or(|(most, _)| room > *most) => {
                     refusal = Some((room, no_room(needs, &pool.name, room)));
                 }
@@ -138,7 +159,7 @@ impl Engine {
             }
         }
         let unusable = || EngineError::Away("no pool of this node is usable now".to_owned());
-        Err(refusal.map_or_else(unusable, |(_, error)| error))
+        Err(refusal.map_or_else(|| silence.unwrap_or_else(unusable), |(_, error)| error))
     }
 
     /// What the class asks for is possible on the pool's filesystem.
@@ -182,10 +203,10 @@ impl Engine {
         &self,
         spec: &CreateSpec,
         plan: &Plan,
-        pool: &OpenPool,
         origin: Option<&Origin>,
-        mut promise: Promise<'_>,
+        place: Place<'_>,
     ) -> Result<Created, EngineError> {
+        let Place { pool, mut promise, visit } = place;
         let mut record = Record::new(Volume {
             key: spec.key.clone(),
             generation: generation()?,
@@ -210,6 +231,7 @@ impl Engine {
         };
         let incoming =
             pool.store.begin(Kind::Volume, &spec.key, &*self.host).map_err(|e| full(e.into()))?;
+        drop(visit);
         let _room = match origin.and_then(Origin::volume) {
             Some(located) => self.room_to_rewrite(std::slice::from_ref(located))?,
             None => Vec::new(),
@@ -223,6 +245,7 @@ impl Engine {
         };
         let made = filled.and_then(|filled| {
             (record.volume.limit, record.volume.shared) = (filled.limit, filled.shared);
+            let _visit = pool.answers.visit();
             incoming.commit(&record, &mut promise).map_err(EngineError::from)
         });
         if let Err(error) = made {
