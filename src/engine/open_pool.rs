@@ -73,6 +73,21 @@ impl OpenPool {
         if has_choice { self.answers.enter() } else { Some(self.answers.visit()) }
     }
 
+    /// Nothing can be made in a pool that takes no writes.
+    ///
+    /// # Errors
+    /// [`EngineError::Away`]
+    pub(super) fn check_writable(&self) -> Result<(), EngineError> {
+        if !self.store.is_read_only() {
+            return Ok(());
+        }
+        Err(EngineError::Away(format!(
+            "the filesystem of pool {} ({}) is read-only; look at the kernel's log; mount it for writing again",
+            self.name,
+            self.store.path().display()
+        )))
+    }
+
     /// What there is to say of a pool that does not answer.
     pub(super) fn silence(&self) -> EngineError {
         EngineError::Away(format!(
