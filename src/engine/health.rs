@@ -16,6 +16,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+pub(super) use self::limit::not_in_force;
+pub(super) use self::volume::unopened;
 pub use condition::{Condition, Finding, HEALTH, HealthHelp, StorageTrouble, VolumeTrouble};
 
 use self::condition::Findings;

@@ -68,7 +68,8 @@ impl Pool {
         let groups = directories.of(Kind::Group);
         for name in dir::names(groups)? {
             let place = Path::new(&name).join(key.as_str());
-            if let Some(fd) = dir::find_dir(groups, place)? {
+            // What cannot be opened is no group, or not the one.
+            if let Ok(Some(fd)) = dir::find_dir(groups, place) {
                 return read_snapshot(fd.as_fd(), key);
             }
         }
@@ -80,8 +81,7 @@ impl Pool {
     /// # Errors
     /// It cannot be read.
     pub fn mend_group(&self, key: &Key) -> Result<Arc<Group>, StoreError> {
-        let fd = dir::open_dir(self.directories().of(Kind::Group), key.as_str())?;
-        let group = Arc::new(Group::parse(key, &record(fd.as_fd(), Kind::Group, key)?)?);
+        let group = Arc::new(read_group(self.directories().of(Kind::Group), key)?);
         self.index().insert_group(key.clone(), GroupEntry::Whole(Arc::clone(&group)));
         Ok(group)
     }
@@ -132,6 +132,12 @@ fn snapshot(parent: BorrowedFd<'_>, key: &Key) -> SnapshotEntry {
     }
 }
 
+/// Reads the record of the group of that key in `groups`.
+pub(super) fn read_group(groups: BorrowedFd<'_>, key: &Key) -> Result<Group, StoreError> {
+    let fd = dir::open_dir(groups, key.as_str())?;
+    Group::parse(key, &record(fd.as_fd(), Kind::Group, key)?)
+}
+
 pub(super) fn read_snapshot(directory: BorrowedFd<'_>, key: &Key) -> Result<Snapshot, StoreError> {
     let content = record(directory, Kind::Snapshot, key)?;
     Snapshot::parse(key, &content)
@@ -152,8 +158,7 @@ fn group(parent: BorrowedFd<'_>, key: &Key, index: &mut Index) -> Result<(), Sto
             index.insert_snapshot(member.clone(), snapshot(fd.as_fd(), &member));
         }
     }
-    let content = record(fd.as_fd(), Kind::Group, key)?;
-    let group = Arc::new(Group::parse(key, &content)?);
+    let group = Arc::new(read_group(parent, key)?);
     index.insert_group(key.clone(), GroupEntry::Whole(group));
     Ok(())
 }

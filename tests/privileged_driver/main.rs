@@ -20,6 +20,8 @@ mod cost;
 #[cfg(test)]
 mod crashes;
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod damage_hung;
 #[cfg(test)]
 mod driver;
