@@ -112,6 +112,9 @@ impl Engine {
         };
         let steps = plan::stage(&view).map_err(refusal)?;
         if !read_only {
+            if !steps.is_empty() {
+                located.pool.check_writable()?;
+            }
             check_whole(located)?;
             keep_thick(located)?;
         }

@@ -89,6 +89,14 @@ impl StoreError {
         }
     }
 
+    /// What failed, and what the kernel said.
+    pub(super) fn with_cause(&self) -> String {
+        match std::error::Error::source(self) {
+            Some(cause) => format!("{self}: {cause}"),
+            None => self.to_string(),
+        }
+    }
+
     /// There is nothing of that name.
     #[must_use]
     pub fn is_absent(&self) -> bool {

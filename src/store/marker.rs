@@ -8,8 +8,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::record::READER;
+use super::merge::text_over;
+use super::snapshot::readable;
 use super::{StoreError, dir};
 use crate::fault;
 use crate::volume::PoolUuid;
@@ -69,22 +71,22 @@ pub(super) fn read(pool: BorrowedFd<'_>) -> Result<Option<Marker>, StoreError> {
     let Some(content) = dir::read_file(pool, MARKER)? else {
         return Ok(None);
     };
+    parse(&content).map(Some)
+}
+
+/// Reads the text of a marker.
+pub(super) fn parse(content: &[u8]) -> Result<Marker, StoreError> {
     let damaged = |reason: String| StoreError::Damaged { path: MARKER.into(), reason };
-    let file: MarkerFile = serde_json::from_slice(&content).map_err(|e| damaged(e.to_string()))?;
-    if file.min_reader > READER {
-        return Err(StoreError::TooNew {
-            path: MARKER.into(),
-            needs: file.min_reader,
-            reader: READER,
-        });
-    }
+    let raw = readable(MARKER.as_ref(), content)?;
+    let file: MarkerFile =
+        serde_json::from_value(Value::Object(raw)).map_err(|e| damaged(e.to_string()))?;
     let uuid =
         |text: &str| text.parse().map_err(|e: crate::volume::IdError| damaged(e.to_string()));
     let previous = file.previous_uuid.as_deref().map(uuid).transpose()?;
-    Ok(Some(Marker { uuid: uuid(&file.uuid)?, name: file.name, previous }))
+    Ok(Marker { uuid: uuid(&file.uuid)?, name: file.name, previous })
 }
 
-/// Writes the marker.
+/// Writes the marker. Fields of the one that it replaces that this release does not know are kept.
 pub(super) fn write(pool: BorrowedFd<'_>, marker: &Marker) -> Result<(), StoreError> {
     let file = MarkerFile {
         format: 1,
@@ -93,10 +95,9 @@ pub(super) fn write(pool: BorrowedFd<'_>, marker: &Marker) -> Result<(), StoreEr
         name: marker.name.clone(),
         previous_uuid: marker.previous.as_ref().map(ToString::to_string),
     };
-    let mut text = serde_json::to_vec_pretty(&file)
-        .map_err(|e| StoreError::io("write", MARKER, std::io::Error::from(e)))?;
-    text.push(b'\n');
-    dir::write_file(pool, MARKER, &text)
+    let before = dir::read_file(pool, MARKER)?;
+    let raw = before.map(|content| readable(MARKER.as_ref(), &content)).transpose()?;
+    dir::write_file(pool, MARKER, &text_over(raw.unwrap_or_default(), &file, MARKER)?)
 }
 
 /// Opens the directory of a pool by its path; the one place where a path from outside is followed.

@@ -36,7 +36,7 @@ pub(super) fn read(directories: &Directories, pool: &Path) -> Result<Index, Stor
     for key in keys(groups, Kind::Group, pool)? {
         if let Err(error) = group(groups, &key, &mut index) {
             tracing::error!(pool = %pool.display(), group = %key, %error, "a group of snapshots cannot be read");
-            index.insert_group(key, GroupEntry::Damaged { reason: error.to_string() });
+            index.insert_group(key, GroupEntry::Damaged { reason: error.with_cause() });
         }
     }
     for grave in Grave::ALL {
@@ -108,7 +108,7 @@ fn image_size(directory: BorrowedFd<'_>) -> ByteSize {
 }
 
 fn volume(parent: BorrowedFd<'_>, key: &Key) -> Entry {
-    let damaged = |error: &StoreError, size| Entry::Damaged { reason: error.to_string(), size };
+    let damaged = |error: &StoreError, size| Entry::Damaged { reason: error.with_cause(), size };
     let fd = match dir::open_dir(parent, key.as_str()) {
         Ok(fd) => fd,
         Err(error) => return damaged(&error, ByteSize::ZERO),
@@ -121,7 +121,7 @@ fn volume(parent: BorrowedFd<'_>, key: &Key) -> Entry {
 
 fn snapshot(parent: BorrowedFd<'_>, key: &Key) -> SnapshotEntry {
     let damaged =
-        |error: &StoreError, size| SnapshotEntry::Damaged { reason: error.to_string(), size };
+        |error: &StoreError, size| SnapshotEntry::Damaged { reason: error.with_cause(), size };
     let fd = match dir::open_dir(parent, key.as_str()) {
         Ok(fd) => fd,
         Err(error) => return damaged(&error, ByteSize::ZERO),

@@ -24,6 +24,8 @@ mod damage;
 #[cfg(test)]
 mod damage_hung;
 #[cfg(test)]
+mod damage_pool;
+#[cfg(test)]
 mod driver;
 #[cfg(test)]
 mod faults;
