@@ -26,6 +26,8 @@ mod damage_hung;
 #[cfg(test)]
 mod damage_pool;
 #[cfg(test)]
+mod damage_release;
+#[cfg(test)]
 mod driver;
 #[cfg(test)]
 mod faults;
@@ -49,6 +51,8 @@ mod managed;
 mod managed_faults;
 #[cfg(test)]
 mod obstacles;
+#[cfg(test)]
+mod planted;
 #[cfg(test)]
 mod pods;
 #[cfg(test)]
