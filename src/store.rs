@@ -30,6 +30,8 @@ mod death;
 mod dir;
 mod directories;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod images;
 mod index;
 mod kind;

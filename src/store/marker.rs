@@ -8,13 +8,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::merge::text_over;
-use super::snapshot::readable;
+use super::snapshot::{readable, typed};
 use super::{StoreError, dir};
 use crate::fault;
-use crate::volume::PoolUuid;
+use crate::volume::{IdError, PoolUuid};
 
 /// The marker's file name.
 pub(super) const MARKER: &str = "pool.json";
@@ -78,12 +77,13 @@ pub(super) fn read(pool: BorrowedFd<'_>) -> Result<Option<Marker>, StoreError> {
 pub(super) fn parse(content: &[u8]) -> Result<Marker, StoreError> {
     let damaged = |reason: String| StoreError::Damaged { path: MARKER.into(), reason };
     let raw = readable(MARKER.as_ref(), content)?;
-    let file: MarkerFile =
-        serde_json::from_value(Value::Object(raw)).map_err(|e| damaged(e.to_string()))?;
-    let uuid =
-        |text: &str| text.parse().map_err(|e: crate::volume::IdError| damaged(e.to_string()));
-    let previous = file.previous_uuid.as_deref().map(uuid).transpose()?;
-    Ok(Marker { uuid: uuid(&file.uuid)?, name: file.name, previous })
+    let file: MarkerFile = typed(raw).map_err(damaged)?;
+    let uuid = |field: &'static str, text: &str| {
+        text.parse().map_err(|e: IdError| damaged(format!("{field}: {e}")))
+    };
+    let previous = file.previous_uuid.as_deref();
+    let previous = previous.map(|text| uuid("previousUuid", text)).transpose()?;
+    Ok(Marker { uuid: uuid("uuid", &file.uuid)?, name: file.name, previous })
 }
 
 /// Writes the marker. Fields of the one that it replaces that this release does not know are kept.

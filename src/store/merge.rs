@@ -51,9 +51,11 @@ fn merge(over: &mut Map<String, Value>, known: Map<String, Value>) {
 /// origin (what is shared).
 fn merge_entries(over: &mut Vec<Value>, known: Vec<Value>) {
     let same = |old: &Value, new: &Value| {
-        ["node", "origin"]
-            .iter()
-            .any(|name| new.get(name).is_some() && old.get(name) == new.get(name))
+        let is_named = |name: &&str| match (old.get(name), new.get(name)) {
+            (Some(old), Some(new)) => holds(old, new),
+            (_, None) | (None, Some(_)) => false,
+        };
+        ["node", "origin"].iter().any(is_named)
     };
     let merged = known.into_iter().map(|entry| {
         let old = over.iter().find(|old| same(old, &entry)).cloned();
@@ -66,4 +68,14 @@ fn merge_entries(over: &mut Vec<Value>, known: Vec<Value>) {
         }
     });
     *over = merged.collect();
+}
+
+/// A name as it was read says what the one that is written says; a later release may have added to it.
+fn holds(old: &Value, new: &Value) -> bool {
+    match (old, new) {
+        (Value::Object(old), Value::Object(new)) => {
+            new.iter().all(|(name, value)| old.get(name) == Some(value))
+        }
+        (old, new) => old == new,
+    }
 }

@@ -14,7 +14,7 @@ use self::file::RecordFile;
 pub(super) use self::file::{ResolvedFile, unknown};
 use super::attachment::Attachment;
 use super::merge::text_over;
-use super::snapshot::readable;
+use super::snapshot::{readable, typed};
 use super::{Charge, Footprint, Kind, Name, StoreError};
 use crate::volume::{
     Allocation, Backend, ByteSize, CapacityRange, DirectIo, Filesystem, Generation, Key, Limit,
@@ -187,8 +187,7 @@ impl Record {
         let path = std::path::Path::new("volumes").join(key.as_str()).join(RECORD);
         let damaged = |reason: String| StoreError::Damaged { path: path.clone(), reason };
         let raw = readable(&path, content)?;
-        let file: RecordFile = serde_json::from_value(Value::Object(raw.clone()))
-            .map_err(|e| damaged(e.to_string()))?;
+        let file: RecordFile = typed(raw.clone()).map_err(damaged)?;
         let volume = file.read().map_err(damaged)?;
         if volume.key != *key {
             return Err(damaged(format!("it belongs to the key {}", volume.key)));
