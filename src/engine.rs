@@ -9,6 +9,7 @@
 //!
 //! Must not: be async, know gRPC, or write to a pool other than through `store` and `backend`.
 
+mod answers;
 mod apply;
 mod attach;
 mod capacity;
@@ -53,7 +54,7 @@ use std::sync::{Arc, Mutex};
 
 pub use attach::AttachRequest;
 pub use capacity::{Capacity, CapacityQuery};
-pub use check::{CheckReport, check_pool};
+pub use check::{CheckReport, check_pool, check_side_by_side};
 pub use create::Created;
 pub use delta::Range;
 pub use error::{EngineError, chain};

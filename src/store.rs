@@ -30,6 +30,8 @@ mod death;
 mod dir;
 mod directories;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod images;
 mod index;
 mod kind;
@@ -43,6 +45,7 @@ mod remove;
 mod scan;
 mod snapshot;
 mod state;
+mod survey;
 mod taken;
 mod view;
 mod volume_dir;
@@ -62,8 +65,9 @@ pub use promise::Promise;
 pub use record::{Record, Request, Resolved, Shared, Volume};
 pub use snapshot::{Group, Name, Snapshot, same_source};
 pub use state::{MarksLock, PoolLock, StateDir};
+pub use survey::{Stray, StrayKind};
 pub use taken::Taken;
-pub use view::{PoolView, ViewedSnapshot, ViewedVolume};
+pub use view::{PoolView, ViewedGroup, ViewedSnapshot, ViewedVolume};
 pub use volume_dir::{CopyProgress, VolumeDir};
 
 /// The name of a hostpath volume's directory within the volume.

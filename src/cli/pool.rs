@@ -10,7 +10,7 @@ use super::Failure;
 use super::config::{ListArgs, PoolArgs, check_name, check_path};
 use super::table::{self, Output};
 use crate::engine::offline::{self, PoolLine};
-use crate::engine::{PoolConfig, check_pool, unmount_pool};
+use crate::engine::{PoolConfig, check_pool, check_side_by_side, unmount_pool};
 use crate::host::linux::LinuxHost;
 use crate::volume::ByteSize;
 
@@ -113,6 +113,13 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
             }
         }
         found += report.findings.len();
+    }
+    if args.name.is_none() {
+        let wrong = check_side_by_side(&pools);
+        for text in &wrong {
+            writeln!(out, "all pools\n  WRONG   {text}")?;
+        }
+        found += wrong.len();
     }
     out.flush()?;
     if found == 0 { Ok(()) } else { Err(format!("{found} findings").into()) }

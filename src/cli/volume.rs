@@ -64,7 +64,10 @@ fn list(args: &VolumeListArgs) -> Result<(), Failure> {
 }
 
 /// An inline volume says whose it is: Kubernetes has no object for it.
-fn state(volume: &Volume) -> String {
+fn state(line: &VolumeLine, volume: &Volume) -> String {
+    if let Some(lost) = &line.lost {
+        return lost.clone();
+    }
     match &volume.pod {
         Some(pod) => {
             let pod = format!("{}/{}", pod.namespace(), pod.name());
@@ -80,7 +83,8 @@ fn json_of(volume: &VolumeLine) -> serde_json::Value {
             "id": volume.id.as_ref().map(ToString::to_string),
             "name": record.name,
             "pool": volume.pool,
-            "state": "ready",
+            "state": if volume.lost.is_some() { "damaged" } else { "ready" },
+            "reason": volume.lost,
             "backend": record.resolved.backend().as_str(),
             "sizeBytes": record.size.bytes(),
             "usedBytes": volume.used.map(|used| used.bytes.bytes()),
@@ -114,7 +118,7 @@ fn row_of(volume: &VolumeLine) -> Vec<String> {
             record.resolved.backend().to_string(),
             record.size.to_string(),
             volume.used.map_or_else(|| "-".to_owned(), |used| used.bytes.to_string()),
-            state(record),
+            state(volume, record),
         ],
         Err(reason) => vec![
             volume.key.to_string(),

@@ -130,7 +130,13 @@ impl Engine {
         if elsewhere || impossible {
             return Ok(capacity);
         }
+        let has_choice = self.pools.has_choice(&parameters.pool);
         for pool in self.pools.chosen(&parameters.pool)? {
+            // Nothing can be had of one that does not answer, or takes no writes.
+            let Some(_visit) = pool.enter(has_choice) else { continue };
+            if pool.check_writable().is_err() {
+                continue;
+            }
             if parameters.backend == Backend::Hostpath
                 && pool.limit_for(parameters.quota, &*self.host).is_err()
             {

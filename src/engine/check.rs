@@ -3,6 +3,11 @@
 //! Invariants: looking changes nothing and takes no lock; mending reserves blocks that are missing, switches discards off and
 //! removes an image that never had its name, and nothing else.
 
+mod contents;
+
+pub use contents::check_side_by_side;
+pub(super) use contents::lost;
+
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -10,8 +15,8 @@ use std::path::Path;
 use super::managed::{base_loops, create_word};
 use super::{EngineError, PoolBase, PoolConfig, chain};
 use crate::backend::fill_holes;
-use crate::host::{DeviceNumber, FileIdentity, Host, HostError, MountEntry, NodeKind};
-use crate::store::{IMAGE, Images, Pool, PoolLook, PoolView, Resolved, StateDir, Volume};
+use crate::host::{DeviceNumber, FileIdentity, Host, HostError, MountEntry};
+use crate::store::{IMAGE, Images, Pool, PoolLook, StateDir};
 use crate::volume::{Allocation, ByteSize};
 
 /// What was seen of one pool, in words.
@@ -48,7 +53,7 @@ pub fn check_pool(
     check.marker()?;
     check.base()?;
     check.mount()?;
-    check.volumes();
+    check.contents();
     Ok(check.report)
 }
 
@@ -80,20 +85,24 @@ impl Check<'_> {
     }
 
     fn marker(&mut self) -> Result<(), EngineError> {
-        let known = match self.state()? {
-            Some(state) => state.known(&self.config.name)?,
+        let known = match self.state()?.map(|state| state.known(&self.config.name)) {
+            Some(Err(error)) => {
+                self.wrong(chain(&error));
+                None
+            }
+            Some(Ok(known)) => known,
             None => None,
         };
         match (Pool::look(&self.config.path), known) {
             (Ok(PoolLook::Pool(marker)), Some(known)) if !marker.is_or_was(&known) => {
                 self.wrong(format!(
-                    "the marker says {}, and state/ knows the pool as {known}",
+                    "the marker says {}, and state/ knows the pool as {known}: mount the right disk",
                     marker.uuid
                 ));
             }
             (Ok(PoolLook::Pool(marker)), _) => self.good(format!("marker {}", marker.uuid)),
             (Ok(PoolLook::Absent | PoolLook::Empty | PoolLook::Foreign(_)), _) => {
-                self.wrong("there is no marker pool.json: it is not mounted, or not made yet");
+                self.wrong("there is no marker pool.json: it is not mounted, or not made yet; mount its disk, or run `orlop pool init`");
             }
             (Err(error), _) => self.wrong(chain(&error)),
         }
@@ -107,12 +116,12 @@ impl Check<'_> {
         let PoolBase::Image { size, sparse } = &create.base else { return Ok(()) };
         let (size, sparse) = (*size, *sparse);
         let Some(images) = Images::find(self.root_dir)? else {
-            self.wrong("there is no directory of images");
+            self.wrong("there is no directory of images; the driver makes it when it starts");
             return Ok(());
         };
         self.leftover(&images)?;
         let Some(image) = images.image_to_read(&self.config.name)? else {
-            self.wrong("its image is not there");
+            self.wrong("its image is not there; put it back, nothing is made in its place");
             return Ok(());
         };
         let image = std::fs::File::from(image);
@@ -176,7 +185,7 @@ impl Check<'_> {
         let host = self.host;
         let found = base_loops(self.host, image)?;
         match found.as_slice() {
-            [] => self.wrong("no loop device is on its image: it is not mounted"),
+            [] => self.wrong("no loop device is on its image: it is not mounted; the driver mounts it when it starts"),
             [number] => {
                 self.good(format!("one loop device, /dev/loop{number}"));
                 if self.host.takes_discards(*number) {
@@ -197,7 +206,7 @@ impl Check<'_> {
         let table = self.host.mounts()?;
         let Some(mount) = table.containing(&place).cloned() else { return Ok(()) };
         if self.config.create.is_some() && mount.mount_point != place {
-            self.wrong("it is not mounted");
+            self.wrong("it is not mounted; the driver mounts it when it starts");
             return Ok(());
         }
         if self.config.create.is_some() {
@@ -208,12 +217,14 @@ impl Check<'_> {
                 "the kernel has stopped its filesystem after an error; look at the kernel's log",
             );
         } else if mount.is_read_only() {
-            self.wrong("its filesystem is read-only");
+            self.wrong(
+                "its filesystem is read-only; look at the kernel's log, mount it for writing again",
+            );
         }
         match self.host.filesystem_errors(&mount) {
             0 => self.good("no errors counted on its filesystem"),
             errors => {
-                self.wrong(format!("the kernel has counted {errors} errors on its filesystem"));
+                self.wrong(format!("the kernel has counted {errors} errors on its filesystem; check the disk and, unmounted, the filesystem"));
             }
         }
         Ok(())
@@ -229,7 +240,7 @@ impl Check<'_> {
             Some(record) if Some(record.uuid) == uuid => {
                 self.good(format!("mounted, filesystem {}", record.uuid));
             }
-            _ => self.wrong("what is mounted is not the filesystem that state/ knows"),
+            _ => self.wrong("what is mounted is not the filesystem that state/ knows; unmount it, and let the driver mount the right one"),
         }
         if mount.has_option("noatime") {
             self.good("mount options");
@@ -237,54 +248,6 @@ impl Check<'_> {
             self.wrong("it is mounted without noatime, so not by the driver: unmount it and let the driver do it");
         }
         Ok(())
-    }
-
-    fn volumes(&mut self) {
-        let Ok(view) = PoolView::open(&self.config.path) else { return };
-        let volumes = match view.volumes() {
-            Ok(volumes) => volumes,
-            Err(error) => return self.wrong(chain(&error)),
-        };
-        let count = volumes.len();
-        let damaged = self.report.findings.len();
-        for (key, record) in volumes {
-            match record {
-                Ok(volume) => self.thick(&volume),
-                Err(error) => self.wrong(format!("volume {key}: {}", chain(&error))),
-            }
-        }
-        for (key, record) in view.snapshots().unwrap_or_default() {
-            if let Err(error) = record {
-                self.wrong(format!("snapshot {key}: {}", chain(&error)));
-            }
-        }
-        if self.report.findings.len() == damaged {
-            self.good(format!("{count} volumes, all records readable, all thick images whole"));
-        }
-    }
-
-    /// A thick image has all its blocks.
-    fn thick(&mut self, volume: &Volume) {
-        if !matches!(volume.resolved, Resolved::Loop { allocation: Allocation::Thick, .. }) {
-            return;
-        }
-        let path = self.config.path.join("volumes").join(volume.key.as_str()).join(IMAGE);
-        let is_file = self
-            .host
-            .node(&path)
-            .is_ok_and(|node| node.is_some_and(|node| node.kind == NodeKind::File));
-        if !is_file {
-            return self.wrong(format!("volume {}: its image is not there", volume.key));
-        }
-        let opened = std::fs::OpenOptions::new().read(true).write(self.repair).open(&path);
-        let (file, length) = match opened.and_then(|file| Ok((file.metadata()?.len(), file))) {
-            Ok((length, file)) => (file, ByteSize::new(length)),
-            Err(error) => return self.wrong(format!("volume {}: {error}", volume.key)),
-        };
-        if self.host.allocated(file.as_fd()).is_ok_and(|allocated| allocated < length) {
-            let what = format!("volume {}: its thick image has holes", volume.key);
-            self.mend(&what, "their blocks are reserved", || Ok(fill_holes(file.as_fd())?));
-        }
     }
 }
 

@@ -9,7 +9,9 @@ use super::source::Origin;
 use super::{Engine, EngineError, Located, read};
 use crate::backend::{self, ImageSpec};
 use crate::host::{FormatRecipe, PoolFilesystem, RootOwner};
-use crate::store::{Entry, Kind, Promise, Record, Request, Resolved, Shared, Volume, same_source};
+use crate::store::{
+    Entry, Incoming, Kind, Promise, Record, Request, Resolved, Shared, Volume, same_source,
+};
 use crate::volume::{
     AccessType, Backend, ByteSize, CreateSpec, Filesystem, Generation, Limit, MkfsOption, OnDelete,
     Pod, PoolChoice, SizeError, Source, VolumeId,
@@ -31,6 +33,13 @@ pub(super) struct Plan {
     pub(super) size: ByteSize,
     pub(super) resolved: Resolved,
     pub(super) mkfs_options: Vec<MkfsOption>,
+}
+
+/// Where a new volume is made.
+struct Place<'a> {
+    pool: &'a OpenPool,
+    promise: Promise<'a>,
+    incoming: Incoming<'a>,
 }
 
 /// What the data of a new volume is under, and shares.
@@ -57,8 +66,8 @@ impl Engine {
             Some(origin) => self.plan_copy(spec, origin)?,
         };
         let pools = self.possible_pools(spec, &plan, origin.as_ref())?;
-        let (pool, promise) = self.reserve_in_one(&pools, spec, &plan, origin.as_ref())?;
-        self.make(spec, &plan, pool, origin.as_ref(), promise)
+        let place = self.begin_in_one(&pools, spec, &plan, origin.as_ref())?;
+        self.make(spec, &plan, origin.as_ref(), place)
     }
 
     /// The volume of that name, in whichever pool it is.
@@ -97,48 +106,67 @@ impl Engine {
         origin: Option<&Origin>,
     ) -> Result<Vec<Arc<OpenPool>>, EngineError> {
         let mut possible = Vec::new();
-        let mut refusal = None;
+        let (mut refusal, mut trouble) = (None, None);
+        let has_choice = self.pools.has_choice(&spec.parameters.pool);
         for pool in self.pools.chosen(&spec.parameters.pool)? {
+            let Some(visit) = pool.enter(has_choice) else {
+                trouble = Some(pool.silence());
+                continue;
+            };
             if let Err(error) = self.check_pool(&pool, spec, plan.resolved) {
                 refusal = Some(error);
                 continue;
             }
-            let room = pool.room(plan.resolved.allocation(), &*self.host)?;
-            let is_beside = origin.is_some_and(|origin| origin.pool.tag() == pool.tag());
-            possible.push(((is_beside, room), pool));
+            let usable = pool.check_writable();
+            match usable.and_then(|()| Ok(pool.room(plan.resolved.allocation(), &*self.host)?)) {
+                Ok(room) => {
+                    let is_beside = origin.is_some_and(|origin| origin.pool.tag() == pool.tag());
+                    drop(visit);
+                    possible.push(((is_beside, room), pool));
+                }
+                Err(error) => trouble = Some(error),
+            }
         }
         if possible.is_empty() {
-            return Err(refusal.unwrap_or_else(|| {
-                EngineError::Away(
-                    "no pool of this node is usable now; see the driver's log".to_owned(),
-                )
-            }));
+            // What may work later is no reason for the caller to give up.
+            return Err(trouble.or(refusal).unwrap_or_else(unusable));
         }
         possible.sort_by_key(|(rank, _)| std::cmp::Reverse(*rank));
         Ok(possible.into_iter().map(|(_, pool)| pool).collect())
     }
 
-    /// Promises what the volume will take in the first pool that has the room by now.
-    fn reserve_in_one<'a>(
+    /// Promises what the volume will take in the first pool that has the room by now, and begins it there. A pool that
+    /// does not answer, or whose disk is broken, is passed by.
+    fn begin_in_one<'a>(
         &self,
         pools: &'a [Arc<OpenPool>],
         spec: &CreateSpec,
         plan: &Plan,
         origin: Option<&Origin>,
-    ) -> Result<(&'a OpenPool, Promise<'a>), EngineError> {
+    ) -> Result<Place<'a>, EngineError> {
         let mut refusal: Option<(ByteSize, EngineError)> = None;
+        let mut trouble = None;
+        let has_choice = self.pools.has_choice(&spec.parameters.pool);
         for pool in pools {
+            let Some(visit) = pool.enter(has_choice) else {
+                trouble = Some(pool.silence());
+                continue;
+            };
             let needs = plan.size.saturating_add(self.most_shared_with(spec, pool, origin)?);
             match pool.reserve(needs, plan.resolved.allocation(), &*self.host)? {
-                Ok(promise) => return Ok((pool, promise)),
+                Ok(promise) => match pool.store.begin(Kind::Volume, &spec.key, &*self.host) {
+                    Ok(incoming) => return Ok(Place { pool, promise, incoming }),
+                    Err(error) => trouble = Some(full(error.into(), pool, plan.size)),
+                },
                 Err(room) if refusal.as_ref().is_none_or(|(most, _)| room > *most) => {
                     refusal = Some((room, no_room(needs, &pool.name, room)));
                 }
                 Err(_less) => {}
             }
+            drop(visit);
         }
-        let unusable = || EngineError::Away("no pool of this node is usable now".to_owned());
-        Err(refusal.map_or_else(unusable, |(_, error)| error))
+        let refusal = refusal.map(|(_, error)| error);
+        Err(refusal.or(trouble).unwrap_or_else(unusable))
     }
 
     /// What the class asks for is possible on the pool's filesystem.
@@ -182,10 +210,10 @@ impl Engine {
         &self,
         spec: &CreateSpec,
         plan: &Plan,
-        pool: &OpenPool,
         origin: Option<&Origin>,
-        mut promise: Promise<'_>,
+        place: Place<'_>,
     ) -> Result<Created, EngineError> {
+        let Place { pool, mut promise, incoming } = place;
         let mut record = Record::new(Volume {
             key: spec.key.clone(),
             generation: generation()?,
@@ -200,16 +228,6 @@ impl Engine {
             pod: spec.pod.clone(),
             attachments: Vec::new(),
         });
-        let (size, name) = (plan.size, &pool.name);
-        let full = |error: EngineError| {
-            error.when_full(|cause| {
-                EngineError::NoSpace(format!(
-                    "the filesystem of pool {name} is full ({cause}): no room for {size}"
-                ))
-            })
-        };
-        let incoming =
-            pool.store.begin(Kind::Volume, &spec.key, &*self.host).map_err(|e| full(e.into()))?;
         let _room = match origin.and_then(Origin::volume) {
             Some(located) => self.room_to_rewrite(std::slice::from_ref(located))?,
             None => Vec::new(),
@@ -223,10 +241,11 @@ impl Engine {
         };
         let made = filled.and_then(|filled| {
             (record.volume.limit, record.volume.shared) = (filled.limit, filled.shared);
+            let _visit = pool.answers.visit();
             incoming.commit(&record, &mut promise).map_err(EngineError::from)
         });
         if let Err(error) = made {
-            return Err(full(error).with_undo(incoming.abandon(&*self.host)));
+            return Err(full(error, pool, plan.size).with_undo(incoming.abandon(&*self.host)));
         }
         Ok(Created { id: record.volume.id(pool.tag()), size: plan.size, existed: false })
     }
@@ -260,6 +279,20 @@ impl Engine {
         };
         Ok(Filled { limit, shared: Vec::new() })
     }
+}
+
+/// A full pool is not a broken one.
+fn full(error: EngineError, pool: &OpenPool, size: ByteSize) -> EngineError {
+    error.when_full(|cause| {
+        let name = &pool.name;
+        EngineError::NoSpace(format!(
+            "the filesystem of pool {name} is full ({cause}): no room for {size}"
+        ))
+    })
+}
+
+fn unusable() -> EngineError {
+    EngineError::Away("no pool of this node is usable now; see the driver's log".to_owned())
 }
 
 /// The filesystem that the request names, in its capabilities or its parameters.

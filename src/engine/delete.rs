@@ -25,7 +25,9 @@ impl Engine {
             OnDelete::Archive => Grave::Archive,
             OnDelete::Retain => Grave::Retained,
         };
+        let visit = located.pool.answers.visit();
         let name = located.pool.store.bury(&located.record, grave)?;
+        drop(visit);
         located.pool.counts.forget(&volume.itself());
         match grave {
             Grave::Trash => reaper::wake(&located.pool, &self.host),

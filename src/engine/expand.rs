@@ -5,6 +5,7 @@ use std::path::Path;
 use super::create::size_error;
 use super::limits::not_held;
 use super::observe::MountedAs;
+use super::stage::check_whole;
 use super::{Engine, EngineError, Located};
 use crate::backend;
 use crate::store::Resolved;
@@ -105,6 +106,7 @@ impl Engine {
         };
         let (minimum, step) = backend::smallest(volume.resolved.backend(), filesystem);
         let size = range.choose(minimum, step).map_err(|error| size_error(&error))?;
+        check_whole(located)?;
         let more = size.saturating_sub(current);
         let pool = &located.pool;
         let promise = pool.reserve(more, allocation, &*self.host)?;

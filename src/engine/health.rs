@@ -14,7 +14,10 @@ mod volume;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
+pub(super) use self::limit::not_in_force;
+pub(super) use self::volume::unopened;
 pub use condition::{Condition, Finding, HEALTH, HealthHelp, StorageTrouble, VolumeTrouble};
 
 use self::condition::Findings;
@@ -155,6 +158,10 @@ impl Engine {
     /// One look at a volume.
     fn look(&self, round: &Round, id: &VolumeId, paths: &[&Path]) -> Result<Findings, EngineError> {
         let mut findings = Findings::default();
+        if let Some(pool) = self.hung(id) {
+            findings.append(&self.pool_findings_once(&pool, round), |_| true);
+            return Ok(findings);
+        }
         match self.find(id) {
             Ok(None) => return Err(EngineError::no_volume(id)),
             Ok(Some(located)) => {
@@ -183,6 +190,13 @@ impl Engine {
             Err(error) => return Err(error),
         }
         Ok(findings)
+    }
+
+    /// The pool of a volume that exists, when the pool does not answer: who read more of it would wait as well.
+    fn hung(&self, id: &VolumeId) -> Option<Arc<OpenPool>> {
+        let mut pools = self.pools.open_ones().into_iter();
+        let pool = pools.find(|pool| pool.tag() == id.pool && pool.answers.is_hung())?;
+        pool.store.entry(&id.key).is_some().then_some(pool)
     }
 
     fn pool_findings_once(&self, pool: &OpenPool, round: &Round) -> Findings {

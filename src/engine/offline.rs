@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::check::lost;
 use super::pools::{new_marker, random};
 use super::room::{Terms, least_available};
 use super::system::{KUBELET_DIR, System};
@@ -64,6 +65,8 @@ pub struct VolumeLine {
     pub id: Option<VolumeId>,
     /// Its record, or why it cannot be read.
     pub record: Result<Volume, String>,
+    /// Its data is not there, or not all of it: what is wrong, and what to do.
+    pub lost: Option<String>,
     /// What is in use of it; `None` when nothing tells.
     pub used: Option<Used>,
 }
@@ -215,10 +218,23 @@ pub fn volumes(configured: &[PoolConfig], count: bool) -> (Vec<VolumeLine>, Vec<
             // One that is just being deleted, or cannot be looked at, takes nothing that could be told.
             let used = record.as_ref().ok();
             let used = used.and_then(|volume| usage::used(view, volume, count, &host).ok()?);
-            VolumeLine { pool: config.name.clone(), key, id, record, used }
+            let lost = record.as_ref().ok().and_then(|volume| lost_data(view, volume));
+            VolumeLine { pool: config.name.clone(), key, id, record, lost, used }
         };
         Ok(view.volumes()?.into_iter().map(line).collect())
     })
+}
+
+/// What is wrong with a volume whose data is not there.
+fn lost_data(view: &PoolView, volume: &Volume) -> Option<String> {
+    let dir = view.open_volume(&volume.key);
+    if dir.as_ref().is_err_and(StoreError::is_absent) {
+        // It was deleted meanwhile.
+        return None;
+    }
+    let (condition, detail) = lost(&dir, volume.resolved, volume.size)?;
+    let help = condition.help();
+    Some(format!("{}: {detail}; {}", help.reason, help.remedy))
 }
 
 /// The snapshots of all pools that can be read, by pool and key, and what is wrong with the other pools.

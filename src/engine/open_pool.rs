@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::EngineError;
+use super::answers::{Answers, Visit};
 use super::counting::Counts;
 use super::limits::Holds;
 use super::managed::Foundation;
@@ -41,6 +43,8 @@ pub(super) struct OpenPool {
     pub(super) store: Pool,
     pub(super) reserve: Reserve,
     pub(super) overcommit: f64,
+    /// Who waits for its filesystem.
+    pub(super) answers: Answers,
     /// What its filesystem has for it, as last measured.
     pub(super) usable: Usable,
     pub(super) reaper: Turns,
@@ -61,6 +65,36 @@ pub(super) struct OpenPool {
 impl OpenPool {
     pub(super) fn tag(&self) -> PoolTag {
         self.store.uuid().tag()
+    }
+
+    /// A place for a request that is going to use the pool's filesystem; `None` when there are other pools to choose from
+    /// and this one does not answer.
+    pub(super) fn enter(&self, has_choice: bool) -> Option<Visit<'_>> {
+        if has_choice { self.answers.enter() } else { Some(self.answers.visit()) }
+    }
+
+    /// Nothing can be made in a pool that takes no writes.
+    ///
+    /// # Errors
+    /// [`EngineError::Away`]
+    pub(super) fn check_writable(&self) -> Result<(), EngineError> {
+        if !self.store.is_read_only() {
+            return Ok(());
+        }
+        Err(EngineError::Away(format!(
+            "the filesystem of pool {} ({}) is read-only; look at the kernel's log; mount it for writing again",
+            self.name,
+            self.store.path().display()
+        )))
+    }
+
+    /// What there is to say of a pool that does not answer.
+    pub(super) fn silence(&self) -> EngineError {
+        EngineError::Away(format!(
+            "pool {} ({}) does not answer: requests have been waiting for its filesystem for more than 10 s; look at the kernel's log, check the disk",
+            self.name,
+            self.store.path().display()
+        ))
     }
 
     /// The volume is there, and not a successor of its name.

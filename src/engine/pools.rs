@@ -9,6 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::answers::Answers;
 use super::limits::Holds;
 use super::managed::{self, CreatePool, Foundation, Ground};
 use super::open_pool::{OpenPool, Reserve, Turns};
@@ -81,6 +82,9 @@ impl State {
     }
 }
 
+/// Why a pool cannot be opened whose filesystem is being waited for.
+const SILENCE: &str = "its filesystem does not answer: opening it takes more than 10 s; look at the kernel's log, check the disk";
+
 /// One configured pool. Neither lock is held over I/O that others wait for: a hung disk must not stop the other pools.
 #[derive(Debug)]
 struct Slot {
@@ -89,6 +93,8 @@ struct Slot {
     state: Mutex<State>,
     /// Held by the one thread that tries to open the pool.
     opening: Mutex<()>,
+    /// That thread, while it looks into the pool.
+    answers: Answers,
 }
 
 /// All configured pools.
@@ -105,7 +111,12 @@ pub(super) struct Pools {
 
 impl Slot {
     fn state(&self) -> State {
-        self.lock().clone()
+        let state = self.lock().clone();
+        match state {
+            // The thread that opens it cannot say so.
+            State::Waiting(_) if self.answers.is_hung() => State::Away(SILENCE.to_owned()),
+            state => state,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -143,6 +154,7 @@ impl Pools {
             config: config.clone(),
             state: Mutex::new(State::Waiting("not opened yet".to_owned())),
             opening: Mutex::default(),
+            answers: Answers::default(),
         };
         Self {
             slots: config.pools.iter().map(slot).collect(),
@@ -191,13 +203,15 @@ impl Pools {
             return Err(away(&slot.config, reason));
         }
         let Ok(_turn) = slot.opening.try_lock() else {
-            return Err(away(&slot.config, "it is being opened; try again"));
+            let reason =
+                if slot.answers.is_hung() { SILENCE } else { "it is being opened; try again" };
+            return Err(away(&slot.config, reason));
         };
         // Whoever had the turn before may have opened it.
         if let Some(pool) = slot.ready() {
             return Ok(pool);
         }
-        match self.open(&slot.config) {
+        match self.open(slot) {
             Ok(pool) => {
                 let pool = Arc::new(pool);
                 slot.change(State::Ready(Arc::clone(&pool)));
@@ -220,12 +234,14 @@ impl Pools {
     }
 
     /// Opens a pool by the rules of its life: known, new, adopted or refused.
-    fn open(&self, config: &PoolConfig) -> Result<OpenPool, EngineError> {
+    fn open(&self, slot: &Slot) -> Result<OpenPool, EngineError> {
+        let config = &slot.config;
         let lock = self.state.lock(&config.name)?;
         let known = self.state.known(&config.name)?;
         let foundation = self.prepare(config, known.is_some())?;
         let may_init = self.init && config.create.is_none()
             || foundation.as_ref().is_some_and(|foundation| foundation.is_new);
+        let _visit = slot.answers.visit();
         match (Pool::look(&config.path)?, &known) {
             (PoolLook::Pool(marker), Some(known)) if !marker.is_or_was(known) => {
                 return Err(EngineError::Away(format!(
@@ -261,6 +277,7 @@ impl Pools {
             name: config.name.clone(),
             reserve: self.reserve(config),
             overcommit: config.overcommit,
+            answers: Answers::default(),
             usable: Usable::default(),
             reaper: Turns::default(),
             counts: Arc::default(),
@@ -346,6 +363,11 @@ impl Pools {
         };
         let pool = self.refresh(slot)?;
         Ok(vec![self.by_tag(&pool.tag())?])
+    }
+
+    /// Requests with that choice can go to one of several pools.
+    pub(super) fn has_choice(&self, choice: &PoolChoice) -> bool {
+        *choice == PoolChoice::Any && self.slots.len() > 1
     }
 
     /// All open pools, from memory: nobody's disk is asked.

@@ -10,7 +10,7 @@ use super::plan::{self, StageView};
 use super::{Engine, EngineError, Located, chain};
 use crate::backend;
 use crate::host::{DeviceNumber, HostError, MountEntry, MountTable, NodeKind};
-use crate::store::{Resolved, Volume};
+use crate::store::{IMAGE, Resolved, Volume};
 use crate::volume::{AccessType, Allocation, ByteSize, MountFlags, VolumeCapability, VolumeId};
 
 /// What NodeStageVolume asks for.
@@ -112,6 +112,10 @@ impl Engine {
         };
         let steps = plan::stage(&view).map_err(refusal)?;
         if !read_only {
+            if !steps.is_empty() {
+                located.pool.check_writable()?;
+            }
+            check_whole(located)?;
             keep_thick(located)?;
         }
         let target =
@@ -242,6 +246,28 @@ impl Engine {
         }
         Err(EngineError::Precondition(format!("{} keeps being mounted on", path.display())))
     }
+}
+
+/// An image that has lost its end is neither written to nor made longer: what is lost would look like zeroes, and be taken
+/// for good data.
+///
+/// # Errors
+/// [`EngineError::Precondition`], or the image cannot be opened.
+pub(super) fn check_whole(located: &Located) -> Result<(), EngineError> {
+    let (id, volume) = (located.id(), located.volume());
+    if volume.resolved == Resolved::Hostpath {
+        return Ok(());
+    }
+    let image = located.pool.store.open_volume(&volume.key)?.image_to_read()?;
+    let metadata = image.metadata().map_err(|e| HostError::call("look at", IMAGE, e))?;
+    let length = ByteSize::new(metadata.len());
+    if length >= volume.size {
+        return Ok(());
+    }
+    Err(EngineError::Precondition(format!(
+        "volume {id} has lost data: its image has {length}, and should have {} (ImageTruncated); it is not written to: restore it from a copy",
+        volume.size
+    )))
 }
 
 /// A thick volume has all its blocks before anybody writes to it: somebody may have copied its image without them, or

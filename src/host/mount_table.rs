@@ -239,6 +239,7 @@ fn unescape(text: &[u8]) -> OsString {
 #[cfg(test)]
 mod tests {
     use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
 
     use super::*;
     use proptest::prelude::*;
@@ -285,10 +286,94 @@ mod tests {
         assert_eq!(unescape(br"\777"), OsStr::new("\\777"));
     }
 
+    /// As kernels print them: with escapes, without optional fields and with several, of every kind of filesystem that has
+    /// something special, and with names that somebody chose badly.
+    const SEEN: &str = r"21 26 0:19 / /sys rw,nosuid,nodev,noexec,relatime shared:7 - sysfs sysfs rw
+26 1 254:1 / / rw,relatime shared:1 master:7 propagate_from:2 unbindable - ext4 /dev/vda1 rw,errors=remount-ro
+36 26 0:31 /containers/a\040b /var/lib/kubelet/pods/x/volumes/a\011tab rw shared:1 - overlay overlay rw,lowerdir=/l1:/l\0542,upperdir=/u
+99 26 7:12 / /mnt/new\012line ro,nosymfollow - ext4 /dev/loop12 rw,emergency_ro
+100 26 0:44 /vol\134back /mnt/hash\043tag rw - btrfs /dev/loop3 rw,space_cache=v2,subvolid=257,subvol=/vol
+101 26 0:45 /../../.. /mnt/gone//deleted rw - fuse.sshfs host:/with\040space rw,user_id=0
+102 26 0:46 / /mnt/nosource rw -  none
+103 26 0:4 mnt:[4026531840] /run/ns rw shared:9 - nsfs nsfs rw
+104 26 8:1048575 / /mnt/\303\244 rw,idmapped - xfs /dev/sda rw,shutdown";
+
+    #[test]
+    fn lines_that_kernels_print_are_read() {
+        let table = MountTable::parse(SEEN.as_bytes()).unwrap();
+        let points: Vec<_> = table.iter().map(|entry| entry.mount_point.as_path()).collect();
+        for point in ["/mnt/new\nline", "/mnt/hash#tag", "/mnt/\u{e4}", "/mnt/nosource"] {
+            assert!(points.contains(&Path::new(point)), "{points:?}");
+        }
+        let pod = Path::new("/var/lib/kubelet/pods/x/volumes/a\ttab");
+        assert_eq!(table.top_at(pod).unwrap().root, Path::new("/containers/a b"));
+        assert!(table.top_at(Path::new("/mnt/new\nline")).unwrap().filesystem_stopped);
+        assert_eq!(table.iter().filter(|entry| entry.shared).count(), 4);
+    }
+
+    #[test]
+    fn an_endless_line_is_told_in_part() {
+        let endless = "x".repeat(1 << 20);
+        assert!(MountTable::parse(endless.as_bytes()).unwrap_err().to_string().len() < 1000);
+        // A path may have 4096 bytes, each of them escaped, and the kernel's options a page.
+        let long = "\\040".repeat(4096);
+        let line =
+            format!("1 2 0:1 / /{long} rw - overlay overlay rw,lowerdir={}", "/l:".repeat(9999));
+        let table = MountTable::parse(line.as_bytes()).unwrap();
+        assert_eq!(table.iter().next().unwrap().mount_point.as_os_str().len(), 4097);
+    }
+
+    /// A name as the kernel prints it.
+    fn escaped(name: &[u8]) -> Vec<u8> {
+        let byte = |byte: &u8| match byte {
+            b' ' | b'\t' | b'\n' | b'\\' | b'#' => format!("\\{byte:03o}").into_bytes(),
+            byte => vec![*byte],
+        };
+        name.iter().flat_map(byte).collect()
+    }
+
     proptest! {
         #[test]
         fn rubbish_is_never_a_panic(text in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _read_or_refused = MountTable::parse(&text);
+        }
+
+        #[test]
+        fn any_name_is_read_as_it_is(point in "/[^\0]{0,60}", root in proptest::collection::vec(1_u8.., 0..60), source in "[^\0]{1,60}", id: u32, major in 0_u32..4096, minor in 0_u32..(1 << 20)) {
+            let line = [
+                format!("{id} 1 {major}:{minor} /").as_bytes(),
+                &escaped(&root),
+                b" ",
+                &escaped(point.as_bytes()),
+                b" rw,noatime shared:3 - ext4 ",
+                &escaped(source.as_bytes()),
+                b" ro,data=ordered",
+            ]
+            .concat();
+            let text = [TABLE, &line, b"\n"].concat();
+            let table = MountTable::parse(&text).unwrap();
+            let entry = table.iter().next_back().unwrap();
+            prop_assert_eq!(&entry.mount_point, Path::new(&point));
+            let root = [b"/".as_slice(), &root].concat();
+            prop_assert_eq!(entry.root.as_os_str(), OsStr::from_bytes(&root));
+            prop_assert_eq!(&entry.source, OsStr::new(&source));
+            prop_assert_eq!((entry.id, entry.device), (id.into(), DeviceNumber { major, minor }));
+            prop_assert!(entry.filesystem_read_only && entry.shared);
+            // A mount that is overlooked could be somebody's data.
+            prop_assert_eq!(table.iter().count(), 9);
+        }
+
+        #[test]
+        fn a_torn_table_is_read_in_whole_lines_or_refused(cut in 0_usize..SEEN.len(), at in 0_usize..SEEN.len(), byte: u8) {
+            let whole = SEEN.as_bytes()[..cut].iter().filter(|byte| **byte == b'\n').count();
+            if let Ok(table) = MountTable::parse(&SEEN.as_bytes()[..cut]) {
+                prop_assert!((whole..=whole + 1).contains(&table.iter().count()));
+            }
+            let mut changed = SEEN.as_bytes().to_vec();
+            changed[at] = byte;
+            if let Err(error) = MountTable::parse(&changed) {
+                prop_assert!(error.number >= 1 && error.number <= 11, "{error}");
+            }
         }
     }
 }

@@ -152,7 +152,7 @@ impl Pool {
 }
 
 /// Kind and key in the name of a grave, e.g. `<key>.<generation>`; `None` when it is not one of ours.
-fn grave_key(name: &OsStr) -> Option<(Kind, Key)> {
+pub(super) fn grave_key(name: &OsStr) -> Option<(Kind, Key)> {
     let (kind, rest) = Kind::of_name(name.to_str()?);
     let (key, generation) = rest.split_once('.')?;
     generation.parse::<Generation>().ok()?;

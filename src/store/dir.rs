@@ -11,7 +11,7 @@ use std::path::Path;
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, openat2, renameat, renameat2};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, mkdirat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
 
 use super::StoreError;
@@ -32,6 +32,18 @@ fn how(flags: OFlag, mode: Mode) -> OpenHow {
     )
 }
 
+/// Why a name could not be opened. A link, or something that is no directory, under one of our names is damage of what has
+/// that name; the kernel's word for it sounds like a broken disk.
+fn unopened(name: &Path, error: Errno) -> StoreError {
+    let reason = match error {
+        Errno::ELOOP => "a symbolic link lies there, which is not followed",
+        Errno::ENOTDIR => "what lies there is not a directory",
+        Errno::EXDEV => "a filesystem is mounted there",
+        error => return StoreError::io("open", name, error),
+    };
+    StoreError::Damaged { path: name.to_owned(), reason: reason.to_owned() }
+}
+
 /// Opens a file or directory beneath `parent`.
 pub(super) fn open(
     parent: BorrowedFd<'_>,
@@ -39,7 +51,7 @@ pub(super) fn open(
     flags: OFlag,
 ) -> Result<OwnedFd, StoreError> {
     let name = name.as_ref();
-    openat2(parent, name, how(flags, Mode::empty())).map_err(|e| StoreError::io("open", name, e))
+    openat2(parent, name, how(flags, Mode::empty())).map_err(|e| unopened(name, e))
 }
 
 /// Opens a directory beneath `parent`.
@@ -59,7 +71,7 @@ pub(super) fn find_dir(
     match openat2(parent, name, how(OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty())) {
         Ok(fd) => Ok(Some(fd)),
         Err(Errno::ENOENT) => Ok(None),
-        Err(e) => Err(StoreError::io("open", name, e)),
+        Err(e) => Err(unopened(name, e)),
     }
 }
 
@@ -160,8 +172,13 @@ pub(super) fn read_file(parent: BorrowedFd<'_>, name: &str) -> Result<Option<Vec
     let file: std::fs::File = match openat2(parent, name, how(flags, Mode::empty())) {
         Ok(fd) => fd.into(),
         Err(Errno::ENOENT) => return Ok(None),
-        Err(e) => return Err(StoreError::io("open", name, e)),
+        Err(e) => return Err(unopened(name.as_ref(), e)),
     };
+    let stat = fstat(&file).map_err(|e| StoreError::io("look at", name, e))?;
+    if !is_kind(&stat, SFlag::S_IFREG) {
+        let reason = "it is not a regular file".to_owned();
+        return Err(StoreError::Damaged { path: name.into(), reason });
+    }
     let mut content = Vec::new();
     let read = file.take(RECORD_LIMIT + 1).read_to_end(&mut content);
     read.map_err(|e| StoreError::io("read", name, e))?;

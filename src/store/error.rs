@@ -17,7 +17,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// A record or marker cannot be read or does not belong where it lies.
-    #[error("{} is damaged: {reason}; nothing was changed: restore it from a copy, or move its directory out of the pool to give it up", path.display())]
+    #[error("{} is damaged: {reason}; nothing was changed: {}", path.display(), remedy(path))]
     Damaged {
         /// Which file.
         path: PathBuf,
@@ -25,7 +25,7 @@ pub enum StoreError {
         reason: String,
     },
     /// A record or marker was written by a later release in a way that this one cannot read.
-    #[error("{} needs a later release of orlop (it asks for reader {needs}, this one is reader {reader})", path.display())]
+    #[error("{} needs a later release of orlop (it asks for reader {needs}, this one is reader {reader}); nothing was changed: run that release", path.display())]
     TooNew {
         /// Which file.
         path: PathBuf,
@@ -59,6 +59,20 @@ pub enum StoreError {
     },
 }
 
+/// What to do about a file that is damaged.
+fn remedy(path: &Path) -> &'static str {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if name == super::marker::MARKER {
+        "restore it from a copy, or write it anew with the uuid that state/ in the driver's root directory has for the pool"
+    } else if name.ends_with(".pool.json") {
+        "restore it from a copy, or, while the pool's disk is mounted, remove it: then the pool that lies there is taken over"
+    } else if name.ends_with(".managed.json") {
+        "restore it from a copy"
+    } else {
+        "restore it from a copy, or move its directory out of the pool to give it up"
+    }
+}
+
 impl StoreError {
     /// The kernel said that this is not permitted (not: that permission is lacking).
     pub(super) fn is_not_permitted(&self) -> bool {
@@ -66,6 +80,28 @@ impl StoreError {
             Self::Io { source, .. } => {
                 source.raw_os_error() == Some(nix::errno::Errno::EPERM as i32)
             }
+            Self::Damaged { .. }
+            | Self::TooNew { .. }
+            | Self::NotEmpty { .. }
+            | Self::Locked { .. }
+            | Self::Exists { .. }
+            | Self::Host(_) => false,
+        }
+    }
+
+    /// What failed, and what the kernel said.
+    pub(super) fn with_cause(&self) -> String {
+        match std::error::Error::source(self) {
+            Some(cause) => format!("{self}: {cause}"),
+            None => self.to_string(),
+        }
+    }
+
+    /// There is nothing of that name.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
             Self::Damaged { .. }
             | Self::TooNew { .. }
             | Self::NotEmpty { .. }

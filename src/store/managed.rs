@@ -2,11 +2,14 @@
 //!
 //! The UUID is chosen and written here before anything is made, so that a later run can tell what it may go on with.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
-use super::record::READER;
+use super::record::unknown;
+use super::snapshot::{readable, typed};
 use super::{StateDir, StoreError, dir};
-use crate::volume::{Filesystem, FilesystemUuid};
+use crate::volume::{Filesystem, FilesystemUuid, IdError};
 
 /// How far a managed pool's filesystem is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,32 +68,8 @@ impl StateDir {
         let Some(content) = dir::read_file(self.directory(), &name)? else {
             return Ok(None);
         };
-        let damaged =
-            |reason: String| StoreError::Damaged { path: self.path().join(&name), reason };
-        let file: ManagedFile =
-            serde_json::from_slice(&content).map_err(|e| damaged(e.to_string()))?;
-        if file.min_reader > READER {
-            let needs = file.min_reader;
-            return Err(StoreError::TooNew {
-                path: self.path().join(&name),
-                needs,
-                reader: READER,
-            });
-        }
-        let unknown = |what: &str| damaged(format!("{what:?} is not known"));
-        let all = [Making::Begun, Making::Made, Making::Adopted];
-        let making = all.into_iter().find(|making| word(*making) == file.making);
-        Ok(Some(ManagedRecord {
-            filesystem: Filesystem::from_word(&file.filesystem)
-                .ok_or_else(|| unknown(&file.filesystem))?,
-            uuid: file.uuid.parse().map_err(|e: crate::volume::IdError| damaged(e.to_string()))?,
-            on_device: match file.on.as_str() {
-                "device" => true,
-                "image" => false,
-                other => return Err(unknown(other)),
-            },
-            making: making.ok_or_else(|| unknown(&file.making))?,
-        }))
+        let path = self.path().join(&name);
+        parse(&path, &content).map(Some)
     }
 
     /// Remembers what a managed pool is on.
@@ -112,6 +91,25 @@ impl StateDir {
         text.push(b'\n');
         dir::write_file(self.directory(), &name, &text)
     }
+}
+
+/// Reads the text of a record.
+pub(super) fn parse(path: &Path, content: &[u8]) -> Result<ManagedRecord, StoreError> {
+    let damaged = |reason: String| StoreError::Damaged { path: path.to_owned(), reason };
+    let file: ManagedFile = typed(readable(path, content)?).map_err(damaged)?;
+    let all = [Making::Begun, Making::Made, Making::Adopted];
+    let making = all.into_iter().find(|making| word(*making) == file.making);
+    Ok(ManagedRecord {
+        filesystem: Filesystem::from_word(&file.filesystem)
+            .ok_or_else(|| damaged(unknown("filesystem", &file.filesystem)))?,
+        uuid: file.uuid.parse().map_err(|e: IdError| damaged(format!("uuid: {e}")))?,
+        on_device: match file.on.as_str() {
+            "device" => true,
+            "image" => false,
+            other => return Err(damaged(unknown("on", other))),
+        },
+        making: making.ok_or_else(|| damaged(unknown("making", &file.making)))?,
+    })
 }
 
 #[cfg(test)]

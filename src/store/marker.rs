@@ -9,10 +9,11 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::record::READER;
+use super::merge::text_over;
+use super::snapshot::{readable, typed};
 use super::{StoreError, dir};
 use crate::fault;
-use crate::volume::PoolUuid;
+use crate::volume::{IdError, PoolUuid};
 
 /// The marker's file name.
 pub(super) const MARKER: &str = "pool.json";
@@ -69,22 +70,23 @@ pub(super) fn read(pool: BorrowedFd<'_>) -> Result<Option<Marker>, StoreError> {
     let Some(content) = dir::read_file(pool, MARKER)? else {
         return Ok(None);
     };
-    let damaged = |reason: String| StoreError::Damaged { path: MARKER.into(), reason };
-    let file: MarkerFile = serde_json::from_slice(&content).map_err(|e| damaged(e.to_string()))?;
-    if file.min_reader > READER {
-        return Err(StoreError::TooNew {
-            path: MARKER.into(),
-            needs: file.min_reader,
-            reader: READER,
-        });
-    }
-    let uuid =
-        |text: &str| text.parse().map_err(|e: crate::volume::IdError| damaged(e.to_string()));
-    let previous = file.previous_uuid.as_deref().map(uuid).transpose()?;
-    Ok(Some(Marker { uuid: uuid(&file.uuid)?, name: file.name, previous }))
+    parse(&content).map(Some)
 }
 
-/// Writes the marker.
+/// Reads the text of a marker.
+pub(super) fn parse(content: &[u8]) -> Result<Marker, StoreError> {
+    let damaged = |reason: String| StoreError::Damaged { path: MARKER.into(), reason };
+    let raw = readable(MARKER.as_ref(), content)?;
+    let file: MarkerFile = typed(raw).map_err(damaged)?;
+    let uuid = |field: &'static str, text: &str| {
+        text.parse().map_err(|e: IdError| damaged(format!("{field}: {e}")))
+    };
+    let previous = file.previous_uuid.as_deref();
+    let previous = previous.map(|text| uuid("previousUuid", text)).transpose()?;
+    Ok(Marker { uuid: uuid("uuid", &file.uuid)?, name: file.name, previous })
+}
+
+/// Writes the marker. Fields of the one that it replaces that this release does not know are kept.
 pub(super) fn write(pool: BorrowedFd<'_>, marker: &Marker) -> Result<(), StoreError> {
     let file = MarkerFile {
         format: 1,
@@ -93,10 +95,9 @@ pub(super) fn write(pool: BorrowedFd<'_>, marker: &Marker) -> Result<(), StoreEr
         name: marker.name.clone(),
         previous_uuid: marker.previous.as_ref().map(ToString::to_string),
     };
-    let mut text = serde_json::to_vec_pretty(&file)
-        .map_err(|e| StoreError::io("write", MARKER, std::io::Error::from(e)))?;
-    text.push(b'\n');
-    dir::write_file(pool, MARKER, &text)
+    let before = dir::read_file(pool, MARKER)?;
+    let raw = before.map(|content| readable(MARKER.as_ref(), &content)).transpose()?;
+    dir::write_file(pool, MARKER, &text_over(raw.unwrap_or_default(), &file, MARKER)?)
 }
 
 /// Opens the directory of a pool by its path; the one place where a path from outside is followed.

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::{fstat, stat};
+use nix::sys::statvfs::{FsFlags, fstatvfs};
 
 use super::charge::Charges;
 use super::directories::Directories;
@@ -104,6 +105,13 @@ impl Pool {
             }
             _ => false,
         }
+    }
+
+    /// Its filesystem takes no writes.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        let figures = fstatvfs(self.root.as_fd());
+        figures.is_ok_and(|figures| figures.flags().contains(FsFlags::ST_RDONLY))
     }
 
     pub(super) fn index(&self) -> MutexGuard<'_, Index> {

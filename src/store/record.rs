@@ -13,8 +13,8 @@ use serde_json::{Map, Value};
 use self::file::RecordFile;
 pub(super) use self::file::{ResolvedFile, unknown};
 use super::attachment::Attachment;
-use super::merge::merge;
-use super::snapshot::readable;
+use super::merge::text_over;
+use super::snapshot::{readable, typed};
 use super::{Charge, Footprint, Kind, Name, StoreError};
 use crate::volume::{
     Allocation, Backend, ByteSize, CapacityRange, DirectIo, Filesystem, Generation, Key, Limit,
@@ -187,8 +187,7 @@ impl Record {
         let path = std::path::Path::new("volumes").join(key.as_str()).join(RECORD);
         let damaged = |reason: String| StoreError::Damaged { path: path.clone(), reason };
         let raw = readable(&path, content)?;
-        let file: RecordFile = serde_json::from_value(Value::Object(raw.clone()))
-            .map_err(|e| damaged(e.to_string()))?;
+        let file: RecordFile = typed(raw.clone()).map_err(damaged)?;
         let volume = file.read().map_err(damaged)?;
         if volume.key != *key {
             return Err(damaged(format!("it belongs to the key {}", volume.key)));
@@ -201,29 +200,7 @@ impl Record {
     /// # Errors
     /// It cannot be written as JSON.
     pub fn to_text(&self) -> Result<Vec<u8>, StoreError> {
-        let failed =
-            |e: serde_json::Error| StoreError::io("write", RECORD, std::io::Error::from(e));
-        let known = match serde_json::to_value(RecordFile::of(&self.volume)).map_err(failed)? {
-            Value::Object(known) => known,
-            Value::Null
-            | Value::Bool(_)
-            | Value::Number(_)
-            | Value::String(_)
-            | Value::Array(_) => Map::new(),
-        };
-        let mut merged = self.raw.clone();
-        // A later release may have written a higher format that this one can read: it stays.
-        let format = merged.get("format").cloned();
-        let reader = merged.get("minReader").cloned();
-        merge(&mut merged, known);
-        for (name, kept) in [("format", format), ("minReader", reader)] {
-            if let Some(kept) = kept {
-                merged.insert(name.to_owned(), kept);
-            }
-        }
-        let mut text = serde_json::to_vec_pretty(&merged).map_err(failed)?;
-        text.push(b'\n');
-        Ok(text)
+        text_over(self.raw.clone(), &RecordFile::of(&self.volume), RECORD)
     }
 }
 

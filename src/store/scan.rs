@@ -36,7 +36,7 @@ pub(super) fn read(directories: &Directories, pool: &Path) -> Result<Index, Stor
     for key in keys(groups, Kind::Group, pool)? {
         if let Err(error) = group(groups, &key, &mut index) {
             tracing::error!(pool = %pool.display(), group = %key, %error, "a group of snapshots cannot be read");
-            index.insert_group(key, GroupEntry::Damaged { reason: error.to_string() });
+            index.insert_group(key, GroupEntry::Damaged { reason: error.with_cause() });
         }
     }
     for grave in Grave::ALL {
@@ -68,7 +68,8 @@ impl Pool {
         let groups = directories.of(Kind::Group);
         for name in dir::names(groups)? {
             let place = Path::new(&name).join(key.as_str());
-            if let Some(fd) = dir::find_dir(groups, place)? {
+            // What cannot be opened is no group, or not the one.
+            if let Ok(Some(fd)) = dir::find_dir(groups, place) {
                 return read_snapshot(fd.as_fd(), key);
             }
         }
@@ -80,8 +81,7 @@ impl Pool {
     /// # Errors
     /// It cannot be read.
     pub fn mend_group(&self, key: &Key) -> Result<Arc<Group>, StoreError> {
-        let fd = dir::open_dir(self.directories().of(Kind::Group), key.as_str())?;
-        let group = Arc::new(Group::parse(key, &record(fd.as_fd(), Kind::Group, key)?)?);
+        let group = Arc::new(read_group(self.directories().of(Kind::Group), key)?);
         self.index().insert_group(key.clone(), GroupEntry::Whole(Arc::clone(&group)));
         Ok(group)
     }
@@ -108,7 +108,7 @@ fn image_size(directory: BorrowedFd<'_>) -> ByteSize {
 }
 
 fn volume(parent: BorrowedFd<'_>, key: &Key) -> Entry {
-    let damaged = |error: &StoreError, size| Entry::Damaged { reason: error.to_string(), size };
+    let damaged = |error: &StoreError, size| Entry::Damaged { reason: error.with_cause(), size };
     let fd = match dir::open_dir(parent, key.as_str()) {
         Ok(fd) => fd,
         Err(error) => return damaged(&error, ByteSize::ZERO),
@@ -121,7 +121,7 @@ fn volume(parent: BorrowedFd<'_>, key: &Key) -> Entry {
 
 fn snapshot(parent: BorrowedFd<'_>, key: &Key) -> SnapshotEntry {
     let damaged =
-        |error: &StoreError, size| SnapshotEntry::Damaged { reason: error.to_string(), size };
+        |error: &StoreError, size| SnapshotEntry::Damaged { reason: error.with_cause(), size };
     let fd = match dir::open_dir(parent, key.as_str()) {
         Ok(fd) => fd,
         Err(error) => return damaged(&error, ByteSize::ZERO),
@@ -130,6 +130,12 @@ fn snapshot(parent: BorrowedFd<'_>, key: &Key) -> SnapshotEntry {
         Ok(snapshot) => SnapshotEntry::Whole(Arc::new(snapshot)),
         Err(error) => damaged(&error, image_size(fd.as_fd())),
     }
+}
+
+/// Reads the record of the group of that key in `groups`.
+pub(super) fn read_group(groups: BorrowedFd<'_>, key: &Key) -> Result<Group, StoreError> {
+    let fd = dir::open_dir(groups, key.as_str())?;
+    Group::parse(key, &record(fd.as_fd(), Kind::Group, key)?)
 }
 
 pub(super) fn read_snapshot(directory: BorrowedFd<'_>, key: &Key) -> Result<Snapshot, StoreError> {
@@ -152,8 +158,7 @@ fn group(parent: BorrowedFd<'_>, key: &Key, index: &mut Index) -> Result<(), Sto
             index.insert_snapshot(member.clone(), snapshot(fd.as_fd(), &member));
         }
     }
-    let content = record(fd.as_fd(), Kind::Group, key)?;
-    let group = Arc::new(Group::parse(key, &content)?);
+    let group = Arc::new(read_group(parent, key)?);
     index.insert_group(key.clone(), GroupEntry::Whole(group));
     Ok(())
 }

@@ -143,11 +143,12 @@ impl NameFile {
         Self { key: name.key.to_string(), generation: name.generation.to_string() }
     }
 
-    fn read(&self) -> Result<Name, String> {
-        let text = |e: IdError| e.to_string();
+    /// The name in the field `whose`.
+    fn read(&self, whose: &str) -> Result<Name, String> {
+        let wrong = |e: IdError| format!("{whose}: {e}");
         Ok(Name {
-            key: self.key.parse().map_err(text)?,
-            generation: self.generation.parse().map_err(text)?,
+            key: self.key.parse().map_err(wrong)?,
+            generation: self.generation.parse().map_err(wrong)?,
         })
     }
 }
@@ -162,7 +163,8 @@ impl SharedFile {
     }
 
     pub(super) fn read(&self) -> Result<Shared, String> {
-        let (writer, origin) = (self.writer.read()?, self.origin.read()?);
+        let (writer, origin) =
+            (self.writer.read("shared.writer")?, self.origin.read("shared.origin")?);
         Ok(Shared { size: ByteSize::new(self.size_bytes), writer, origin })
     }
 }
@@ -175,14 +177,23 @@ pub(super) fn readable(path: &Path, content: &[u8]) -> Result<Map<String, Value>
     let damaged = |reason: String| StoreError::Damaged { path: path.to_owned(), reason };
     let raw: Map<String, Value> =
         serde_json::from_slice(content).map_err(|e| damaged(e.to_string()))?;
-    let needs = raw.get("minReader").and_then(Value::as_u64);
-    match needs.and_then(|needs| u32::try_from(needs).ok()) {
+    match raw.get("minReader").map(Value::as_u64) {
         None => Err(damaged("it has no minReader".to_owned())),
-        Some(needs) if needs > READER => {
+        Some(None) => Err(damaged("minReader is not a number".to_owned())),
+        Some(Some(needs)) if needs > u64::from(READER) => {
+            let needs = u32::try_from(needs).unwrap_or(u32::MAX);
             Err(StoreError::TooNew { path: path.to_owned(), needs, reader: READER })
         }
-        Some(_) => Ok(raw),
+        Some(Some(_)) => Ok(raw),
     }
+}
+
+/// The fields as `F` has them.
+///
+/// # Errors
+/// Which field is missing or not what it should be.
+pub(super) fn typed<F: serde::de::DeserializeOwned>(raw: Map<String, Value>) -> Result<F, String> {
+    serde_path_to_error::deserialize(Value::Object(raw)).map_err(|error| error.to_string())
 }
 
 fn place(kind: Kind, key: &Key) -> PathBuf {
@@ -199,7 +210,7 @@ fn parse<F: serde::de::DeserializeOwned, T>(
     let path = place(kind, key);
     let raw = readable(&path, content)?;
     let damaged = |reason: String| StoreError::Damaged { path: path.clone(), reason };
-    let file: F = serde_json::from_value(Value::Object(raw)).map_err(|e| damaged(e.to_string()))?;
+    let file: F = typed(raw).map_err(damaged)?;
     let (known, own) = read(file).map_err(damaged)?;
     if own != *key {
         return Err(damaged(format!("it belongs to the key {own}")));
@@ -230,14 +241,15 @@ impl Snapshot {
     /// Reads the record that lies in the directory of `key`.
     pub(super) fn parse(key: &Key, content: &[u8]) -> Result<Self, StoreError> {
         parse(Kind::Snapshot, key, content, |file: SnapshotFile| {
-            let itself = NameFile { key: file.key, generation: file.generation }.read()?;
+            let itself = NameFile { key: file.key, generation: file.generation };
+            let itself = itself.read("key or generation")?;
             let key = itself.key.clone();
             let snapshot = Self {
                 itself,
                 name: file.name,
                 created: file.created,
-                source: file.source.read()?,
-                group: file.group.map(|group| group.read()).transpose()?,
+                source: file.source.read("source")?,
+                group: file.group.map(|group| group.read("group")).transpose()?,
                 resolved: file.resolved.read()?,
                 size: ByteSize::new(file.size_bytes),
                 charge: ByteSize::new(file.charge_bytes),
@@ -272,17 +284,19 @@ impl Group {
     /// Reads the record that lies in the directory of `key`.
     pub(super) fn parse(key: &Key, content: &[u8]) -> Result<Self, StoreError> {
         parse(Kind::Group, key, content, |file: GroupFile| {
-            let itself = NameFile { key: file.key, generation: file.generation }.read()?;
+            let itself = NameFile { key: file.key, generation: file.generation };
+            let itself = itself.read("key or generation")?;
             let key = itself.key.clone();
-            let read = |of: fn(&MemberFile) -> &NameFile| {
-                file.members.iter().map(|member| of(member).read()).collect::<Result<Vec<_>, _>>()
+            let read = |of: fn(&MemberFile) -> &NameFile, field: &str| {
+                let read = |member| of(member).read(field);
+                file.members.iter().map(read).collect::<Result<Vec<_>, _>>()
             };
             let group = Self {
                 itself,
                 name: file.name.clone(),
                 created: file.created.clone(),
-                members: read(|member| &member.snapshot)?,
-                sources: read(|member| &member.source)?,
+                members: read(|member| &member.snapshot, "members.snapshot")?,
+                sources: read(|member| &member.source, "members.source")?,
             };
             Ok((group, key))
         })

@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use serde::{Deserialize, Serialize};
 
+use super::snapshot::typed;
 use super::{StoreError, dir, marker};
-use crate::volume::{PoolUuid, VolumeId};
+use crate::volume::{IdError, PoolUuid, VolumeId};
 
 /// The state directory of a root directory.
 #[derive(Debug)]
@@ -38,6 +39,13 @@ struct KnownPool {
     format: u32,
     uuid: String,
     path: PathBuf,
+}
+
+/// Reads what is known of a pool.
+pub(super) fn parse_known(content: &[u8]) -> Result<PoolUuid, String> {
+    let raw = serde_json::from_slice(content).map_err(|e| e.to_string())?;
+    let known: KnownPool = typed(raw)?;
+    known.uuid.parse().map_err(|e: IdError| format!("uuid: {e}"))
 }
 
 const FORGOTTEN: &str = "forgotten";
@@ -104,11 +112,7 @@ impl StateDir {
             return Ok(None);
         };
         let damaged = |reason: String| StoreError::Damaged { path: self.path.join(&name), reason };
-        let known: KnownPool =
-            serde_json::from_slice(&content).map_err(|e| damaged(e.to_string()))?;
-        let uuid =
-            known.uuid.parse().map_err(|e: crate::volume::IdError| damaged(e.to_string()))?;
-        Ok(Some(uuid))
+        parse_known(&content).map(Some).map_err(damaged)
     }
 
     /// Remembers the UUID and place of a pool.

@@ -9,8 +9,8 @@ use super::index::{Index, SnapshotEntry};
 use super::marker::{self, Marker};
 use super::pool::{read_record, whole};
 use super::record::Volume;
-use super::scan::read_snapshot;
-use super::snapshot::Snapshot;
+use super::scan::{read_group, read_snapshot};
+use super::snapshot::{Group, Snapshot};
 use super::taken::Taken;
 use super::volume_dir::{CopyProgress, PROGRESS, VolumeDir};
 use super::{Kind, StoreError, dir};
@@ -22,6 +22,9 @@ pub type ViewedVolume = (Key, Result<Volume, StoreError>);
 
 /// A snapshot's key, and its record or what is wrong with it.
 pub type ViewedSnapshot = (Key, Result<Snapshot, StoreError>);
+
+/// A group's key, and its record or what is wrong with it.
+pub type ViewedGroup = (Key, Result<Group, StoreError>);
 
 /// A pool that is only looked at.
 #[derive(Debug)]
@@ -77,11 +80,13 @@ impl PoolView {
         keys.sort();
         let mut listed = Vec::new();
         for key in keys {
-            // One that was deleted meanwhile is not there any more.
-            let Some(fd) = dir::find_dir(volumes.as_fd(), key.as_str())? else {
-                continue;
+            let record = match dir::find_dir(volumes.as_fd(), key.as_str()) {
+                // One that was deleted meanwhile is not there any more.
+                Ok(None) => continue,
+                Ok(Some(fd)) => read_record(fd.as_fd(), &key).map(|record| record.volume),
+                // Something else lies there under its name.
+                Err(error) => Err(error),
             };
-            let record = read_record(fd.as_fd(), &key).map(|record| record.volume);
             listed.push((key, record));
         }
         Ok(listed)
@@ -104,7 +109,8 @@ impl PoolView {
                 continue;
             }
             for name in dir::names(parent.as_fd())? {
-                parents.extend(dir::find_dir(parent.as_fd(), &name)?);
+                // What cannot be opened is no group, or a damaged one, which `groups` tells.
+                parents.extend(dir::find_dir(parent.as_fd(), &name).ok().flatten());
             }
         }
         for parent in parents {
@@ -112,13 +118,49 @@ impl PoolView {
                 let Some(key) = name.to_str().and_then(|name| name.parse::<Key>().ok()) else {
                     continue;
                 };
-                let Some(fd) = dir::find_dir(parent.as_fd(), key.as_str())? else { continue };
-                let record = read_snapshot(fd.as_fd(), &key);
+                let record = match dir::find_dir(parent.as_fd(), key.as_str()) {
+                    Ok(None) => continue,
+                    Ok(Some(fd)) => read_snapshot(fd.as_fd(), &key),
+                    Err(error) => Err(error),
+                };
                 listed.push((key, record));
             }
         }
         listed.sort_by(|(one, _), (other, _)| one.cmp(other));
         Ok(listed)
+    }
+
+    /// Every group of snapshots, with its record or what is wrong with it.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn groups(&self) -> Result<Vec<ViewedGroup>, StoreError> {
+        let Some(parent) = dir::find_dir(self.root.as_fd(), Kind::Group.directory())? else {
+            return Ok(Vec::new());
+        };
+        let names = dir::names(parent.as_fd())?;
+        let keys = names.iter().filter_map(|name| name.to_str()?.parse::<Key>().ok());
+        Ok(keys.map(|key| (key.clone(), read_group(parent.as_fd(), &key))).collect())
+    }
+
+    /// A group has the directory of that member.
+    #[must_use]
+    pub fn has_member(&self, group: &Key, member: &Key) -> bool {
+        let place = Path::new(Kind::Group.directory()).join(group.as_str()).join(member.as_str());
+        dir::open_dir(self.root.as_fd(), place).is_ok()
+    }
+
+    /// Opens a snapshot's directory.
+    ///
+    /// # Errors
+    /// There is none, or a system call failed.
+    pub fn open_snapshot(&self, snapshot: &Snapshot) -> Result<VolumeDir, StoreError> {
+        let place = match &snapshot.group {
+            None => Path::new(Kind::Snapshot.directory()).to_owned(),
+            Some(group) => Path::new(Kind::Group.directory()).join(group.key.as_str()),
+        };
+        let key = snapshot.itself.key.as_str();
+        Ok(dir::open_dir(self.root.as_fd(), place.join(key))?.into())
     }
 
     /// The copies that are being made, of a kind, and how far they are; what a killed driver left counts until the next

@@ -147,10 +147,15 @@ impl Client {
 
     /// The same as the list of all volumes tells it; `None` when it is not in it.
     pub(crate) fn listed_health(&self, id: &str) -> Option<Vec<String>> {
+        self.all_health().into_iter().find(|(other, _)| other == id).map(|(_, reasons)| reasons)
+    }
+
+    /// Every volume that is not well.
+    pub(crate) fn all_health(&self) -> Vec<(String, Vec<String>)> {
         let request = ControllerListVolumeHealthRequest::default();
         let reply = self.runtime.block_on(self.controller().controller_list_volume_health(request));
-        let mut entries = reply.unwrap().into_inner().entries.into_iter();
-        entries.find(|entry| entry.volume_id == id).map(reasons)
+        let entries = reply.unwrap().into_inner().entries.into_iter();
+        entries.map(|entry| (entry.volume_id.clone(), reasons(entry))).collect()
     }
 
     /// The same as the node sees it at these paths.

@@ -20,8 +20,17 @@ mod cost;
 #[cfg(test)]
 mod crashes;
 #[cfg(test)]
-mod disks;
+mod damage;
+#[cfg(test)]
+mod damage_hung;
+#[cfg(test)]
+mod damage_pool;
+#[cfg(test)]
+mod damage_release;
+#[cfg(test)]
 mod demonstration;
+#[cfg(test)]
+mod disks;
 #[cfg(test)]
 mod driver;
 #[cfg(test)]
@@ -47,6 +56,8 @@ mod managed_faults;
 #[cfg(test)]
 mod obstacles;
 #[cfg(test)]
+mod planted;
+#[cfg(test)]
 mod pods;
 #[cfg(test)]
 mod pools;
@@ -62,11 +73,6 @@ mod snapshot_faults;
 #[cfg(test)]
 mod snapshots;
 #[cfg(test)]
-mod step_cases;
-#[cfg(test)]
-mod steps;
-#[cfg(test)]
-mod strays;
 mod soak;
 #[cfg(test)]
 mod soak_calls;
@@ -88,6 +94,12 @@ mod soak_node;
 mod soak_volumes;
 #[cfg(test)]
 mod soak_world;
+#[cfg(test)]
+mod step_cases;
+#[cfg(test)]
+mod steps;
+#[cfg(test)]
+mod strays;
 #[cfg(test)]
 mod thick;
 #[cfg(test)]

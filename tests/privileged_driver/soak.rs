@@ -78,9 +78,8 @@ fn nothing_is_lost_whatever_is_asked_and_whenever_the_driver_dies() {
 fn round(world: &Arc<World>, driver: &mut Driver, actors: &mut [Actor], random: &mut Random) {
     let done = AtomicBool::new(false);
     let begun = world.calls.load(Ordering::SeqCst);
-    let mut kills: Vec<u64> = (0..KILLS)
-        .map(|_| begun + random.below(STEPS * CLIENTS as u64))
-        .collect();
+    let mut kills: Vec<u64> =
+        (0..KILLS).map(|_| begun + random.below(STEPS * CLIENTS as u64)).collect();
     kills.sort_unstable();
     let ended = std::thread::scope(|scope| {
         let clients: Vec<_> = actors

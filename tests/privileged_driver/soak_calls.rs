@@ -75,11 +75,7 @@ impl Client {
     }
 
     /// Whether a volume is confirmed to have a capability.
-    pub(crate) fn validate(
-        &self,
-        id: &str,
-        capability: &VolumeCapability,
-    ) -> Result<bool, Status> {
+    pub(crate) fn validate(&self, id: &str, capability: &VolumeCapability) -> Result<bool, Status> {
         let request = ValidateVolumeCapabilitiesRequest {
             volume_id: id.to_owned(),
             volume_capabilities: vec![capability.clone()],

@@ -51,7 +51,8 @@ pub(crate) fn check(world: &Arc<World>, driver: &mut Driver, actors: &mut [Actor
     let keys: BTreeSet<_> =
         soak_contended::names().map(|name| Key::of_name(name).to_string()).collect();
     let is_shared = |id: &String| keys.contains(&key(id));
-    let shared = listed.iter().filter(|(id, _)| is_shared(id)).map(|(id, size)| (id.clone(), *size));
+    let shared =
+        listed.iter().filter(|(id, _)| is_shared(id)).map(|(id, size)| (id.clone(), *size));
     let whole = Whole { world: Arc::clone(world), actors, shared: shared.collect() };
     whole.lists(driver, &listed);
     whole.directories();
@@ -140,7 +141,12 @@ impl Whole<'_> {
         let wanted: BTreeMap<String, u64> = own.chain(self.shared.clone()).collect();
         assert_eq!(*listed, wanted, "what is listed (left) is what was acknowledged (right)");
         let keys: BTreeSet<String> = self.shared.keys().map(|id| key(id)).collect();
-        assert_eq!(keys.len(), self.shared.len(), "a shared name has one volume: {:?}", self.shared);
+        assert_eq!(
+            keys.len(),
+            self.shared.len(),
+            "a shared name has one volume: {:?}",
+            self.shared
+        );
         let snapshots = self.actors.iter().flat_map(Actor::all_snapshots);
         let wanted: BTreeMap<_, _> = snapshots.map(|s| (s.id.clone(), s.of.clone())).collect();
         assert_eq!(driver.client.snapshots_in_pages(5).unwrap(), wanted);
@@ -168,7 +174,8 @@ impl Whole<'_> {
             for grave in ["retained", "archive"] {
                 let kept = self.actors.iter().flat_map(|actor| &actor.kept);
                 let kept = kept.filter(|kept| kept.pool == pool);
-                let place = |kept: &Kept| kept.place.strip_prefix(grave)?.get(1..).map(str::to_owned);
+                let place =
+                    |kept: &Kept| kept.place.strip_prefix(grave)?.get(1..).map(str::to_owned);
                 let wanted: BTreeSet<String> = kept.filter_map(place).collect();
                 assert_eq!(names(dir.join(grave)), wanted, "{pool:?}: {grave}");
             }

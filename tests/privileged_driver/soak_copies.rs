@@ -296,6 +296,7 @@ fn group_want(volumes: &[Option<Volume>; 2]) -> Want {
     let is_frozen = |volume: &Volume| {
         volume.kind().is_filesystem_on_loop() && is_instant(volume.pool.on(), volume.kind())
     };
-    let holds = |volume: &Volume| volume.on_delete != "wipe" && (!volume.is_written() || is_frozen(volume));
+    let holds =
+        |volume: &Volume| volume.on_delete != "wipe" && (!volume.is_written() || is_frozen(volume));
     if one.pool == two.pool && holds(one) && holds(two) { Want::Done } else { IN_USE }
 }

@@ -186,8 +186,7 @@ impl Actor {
         let volume = self.slots[slot].volume.as_ref();
         // A bound device does not keep its loop device.
         let is_held = volume.is_some_and(|v| v.kind() == Kind::Block && v.is_published());
-        let want =
-            if is_held { Want::Refused(Code::FailedPrecondition) } else { Want::Done };
+        let want = if is_held { Want::Refused(Code::FailedPrecondition) } else { Want::Done };
         let step = ("unstage", id.clone());
         if self.expect(step, want, |c| c.unstage(&id, &staging)).is_some()
             && let Some(volume) = &mut self.slots[slot].volume
@@ -267,8 +266,10 @@ impl Actor {
         let bytes = told.iter().find(|usage| usage.unit == i32::from(Unit::Bytes)).unwrap();
         let total = u64::try_from(bytes.total).unwrap();
         let is_unlimited = volume.kind() == Kind::Hostpath
-            && (volume.pool != PoolIn::Btrfs || volume.wish.create.parameters.contains(&("quota", "off")));
-        let is_whole = volume.kind() == Kind::Block || (volume.kind() == Kind::Hostpath && !is_unlimited);
+            && (volume.pool != PoolIn::Btrfs
+                || volume.wish.create.parameters.contains(&("quota", "off")));
+        let is_whole =
+            volume.kind() == Kind::Block || (volume.kind() == Kind::Hostpath && !is_unlimited);
         if is_whole {
             self.claim(total == volume.size, &format!("{total} is the size of {}", volume.id));
         } else if !is_unlimited {

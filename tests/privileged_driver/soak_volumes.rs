@@ -168,11 +168,8 @@ impl Actor {
     /// Deletes what a name has, or finds it in use.
     pub(crate) fn delete_now(&mut self, slot: usize) {
         let volume = self.slots[slot].volume.clone().unwrap();
-        let want = if volume.is_used() {
-            Want::Refused(Code::FailedPrecondition)
-        } else {
-            Want::Done
-        };
+        let want =
+            if volume.is_used() { Want::Refused(Code::FailedPrecondition) } else { Want::Done };
         let step = ("delete", volume.id.clone());
         let gives_up = volume.wish.source.is_none();
         match self.call(step, want, gives_up, |c| c.delete(&volume.id)) {

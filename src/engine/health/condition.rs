@@ -139,6 +139,9 @@ conditions! {
     PoolAway: Inaccessible, Unreachable;
         "the pool is not here now";
         "mount its disk";
+    PoolHung: Inaccessible, Unreachable;
+        "requests have been waiting for the pool's filesystem for more than 10 s; nothing else is looked at meanwhile";
+        "look at the kernel's log, check the disk";
     PoolReadOnly: Inaccessible, Degraded;
         "the pool's filesystem is read-only, or the kernel has stopped it";
         "look at the kernel's log; mount it for writing again";

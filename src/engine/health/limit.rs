@@ -5,8 +5,8 @@ use std::os::fd::BorrowedFd;
 use super::condition::{Condition, Findings};
 use crate::engine::limits::requires_limit;
 use crate::engine::{Engine, Located, chain};
-use crate::host::HostError;
-use crate::volume::Limit;
+use crate::host::{Host, HostError};
+use crate::volume::{ByteSize, Limit};
 
 impl Engine {
     /// What is wrong with the limit of a hostpath volume, from what the filesystem says of it and what the last look at its
@@ -25,7 +25,8 @@ impl Engine {
             }
             return;
         };
-        match self.not_in_force(located, limit, data) {
+        let pool = located.pool.store.directory();
+        match not_in_force(&*self.host, (pool, data), limit, volume.size) {
             Ok(None) => {}
             Ok(Some(detail)) => findings.add(Condition::QuotaNotInForce, &detail),
             Err(error) => findings.add(Condition::QuotaNotInForce, &chain(&error)),
@@ -34,33 +35,36 @@ impl Engine {
             findings.add(Condition::QuotaEscaped, &strays.to_string());
         }
     }
+}
 
-    fn not_in_force(
-        &self,
-        located: &Located,
-        limit: Limit,
-        data: BorrowedFd<'_>,
-    ) -> Result<Option<String>, HostError> {
-        let (size, filesystem) = (located.volume().size, located.pool.store.directory());
-        // Quotas that only count know the limit as well.
-        if self.host.limit_kind(filesystem)? != Some(limit.kind) {
-            return Ok(Some(format!("the pool's filesystem does not hold anything to {limit}")));
-        }
-        let Some(state) = self.host.limit_state(filesystem, limit)? else {
-            return Ok(Some(format!("the pool's filesystem does not know {limit}")));
-        };
-        let Some(bounds) = state.bounds else {
-            return Ok(Some(format!("{limit} has no bound")));
-        };
-        // What others have of what it wrote is added where bytes belong to who wrote them first.
-        let may_be_more = limit.kind.charges_first_writer();
-        if bounds.bytes < size || (bounds.bytes > size && !may_be_more) {
-            return Ok(Some(format!("{limit} is bounded to {}, not {size}", bounds.bytes)));
-        }
-        Ok(match self.host.limit_of(data)? {
-            Some(found) if found == limit => None,
-            Some(found) => Some(format!("the directory is under {found}, not {limit}")),
-            None => Some(format!("the directory is not under {limit}")),
-        })
+/// Why a directory is not held to its size; `None` when it is.
+///
+/// # Errors
+/// The filesystem cannot be asked.
+pub(in crate::engine) fn not_in_force(
+    host: &dyn Host,
+    (pool, data): (BorrowedFd<'_>, BorrowedFd<'_>),
+    limit: Limit,
+    size: ByteSize,
+) -> Result<Option<String>, HostError> {
+    // Quotas that only count know the limit as well.
+    if host.limit_kind(pool)? != Some(limit.kind) {
+        return Ok(Some(format!("the pool's filesystem does not hold anything to {limit}")));
     }
+    let Some(state) = host.limit_state(pool, limit)? else {
+        return Ok(Some(format!("the pool's filesystem does not know {limit}")));
+    };
+    let Some(bounds) = state.bounds else {
+        return Ok(Some(format!("{limit} has no bound")));
+    };
+    // What others have of what it wrote is added where bytes belong to who wrote them first.
+    let may_be_more = limit.kind.charges_first_writer();
+    if bounds.bytes < size || (bounds.bytes > size && !may_be_more) {
+        return Ok(Some(format!("{limit} is bounded to {}, not {size}", bounds.bytes)));
+    }
+    Ok(match host.limit_of(data)? {
+        Some(found) if found == limit => None,
+        Some(found) => Some(format!("the directory is under {found}, not {limit}")),
+        None => Some(format!("the directory is not under {limit}")),
+    })
 }

@@ -17,6 +17,10 @@ impl Engine {
     pub(super) fn pool_findings(&self, pool: &OpenPool, round: &Round) -> Findings {
         let mut findings = Findings::default();
         let who = format!("pool {} ({})", pool.name, pool.store.path().display());
+        let Some(_visit) = pool.answers.enter() else {
+            findings.add(Condition::PoolHung, &format!("{who} does not answer"));
+            return findings;
+        };
         let place = pool.store.path().canonicalize();
         match place.as_ref().map(|place| round.table.containing(place)) {
             Ok(Some(mount)) => self.judge_mount(&who, mount, &mut findings),

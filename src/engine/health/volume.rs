@@ -17,19 +17,14 @@ use crate::store::{DATA, IMAGE, Resolved, StoreError, VolumeDir};
 use crate::volume::{Allocation, ByteSize, Filesystem};
 
 /// A file that cannot be opened is missing or unreadable.
+pub(in crate::engine) fn unopened(error: &StoreError) -> Condition {
+    // Damaged: something else lies there under its name.
+    let missing = error.is_absent() || matches!(error, StoreError::Damaged { .. });
+    if missing { Condition::DataMissing } else { Condition::DataUnreadable }
+}
+
 fn add_unopened(findings: &mut Findings, what: &str, error: &StoreError) {
-    let missing = match error {
-        StoreError::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
-        // Something else lies there under its name.
-        StoreError::Damaged { .. } => true,
-        StoreError::TooNew { .. }
-        | StoreError::NotEmpty { .. }
-        | StoreError::Locked { .. }
-        | StoreError::Host(_)
-        | StoreError::Exists { .. } => false,
-    };
-    let condition = if missing { Condition::DataMissing } else { Condition::DataUnreadable };
-    findings.add(condition, &format!("{what}: {}", chain(error)));
+    findings.add(unopened(error), &format!("{what}: {}", chain(error)));
 }
 
 impl Engine {

@@ -10,8 +10,8 @@ use super::super::attachment::AttachmentFile;
 use super::super::snapshot::SharedFile;
 use super::{FORMAT, Request, Resolved, Volume};
 use crate::volume::{
-    Allocation, Backend, ByteSize, CapacityRange, DirectIo, Filesystem, Limit, LimitKind, OnDelete,
-    Pod, Source,
+    Allocation, Backend, ByteSize, CapacityRange, DirectIo, Filesystem, IdError, Limit, LimitKind,
+    OnDelete, Pod, Source,
 };
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -154,12 +154,17 @@ impl ResolvedFile {
         match (backend, &self.image) {
             (Backend::Hostpath, None) => Ok(Resolved::Hostpath),
             (Backend::Hostpath, Some(_)) => {
-                Err("a hostpath volume has no resolved.image".to_owned())
+                Err("resolved.backend is hostpath, which has no resolved.image".to_owned())
             }
-            (Backend::Loop, None) => Err("a loop volume needs resolved.image".to_owned()),
+            (Backend::Loop, None) => {
+                Err("resolved.backend is loop, which needs resolved.image".to_owned())
+            }
             (Backend::Loop, Some(image)) => {
                 if !matches!(image.sector_bytes, 512 | 4096) {
-                    return Err(format!("sectorBytes is {}, not 512 or 4096", image.sector_bytes));
+                    return Err(format!(
+                        "resolved.image.sectorBytes is {}, not 512 or 4096",
+                        image.sector_bytes
+                    ));
                 }
                 Ok(Resolved::Loop {
                     filesystem: filesystem(
@@ -216,11 +221,8 @@ impl RecordFile {
             other => return Err(unknown("request.access", other)),
         };
         Ok(Volume {
-            key: self.key.parse().map_err(|e: crate::volume::IdError| e.to_string())?,
-            generation: self
-                .generation
-                .parse()
-                .map_err(|e: crate::volume::IdError| e.to_string())?,
+            key: self.key.parse().map_err(|e: IdError| format!("key: {e}"))?,
+            generation: self.generation.parse().map_err(|e: IdError| format!("generation: {e}"))?,
             name: self.name,
             created: self.created,
             request: Request {
