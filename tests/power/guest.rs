@@ -149,7 +149,7 @@ fn put_away(node: &Node, ledger: &Mutex<Ledger>, pool: Pool) {
     for client in clients(&world, pool) {
         let worker = Worker::new(node, ledger, &client);
         for name in world.volumes.keys().filter(|name| World::owner(name) == client) {
-            worker.go(Op::Down { volume: name.clone() });
+            worker.go(&Op::Down { volume: name.clone() });
         }
     }
 }
@@ -198,7 +198,7 @@ fn live(worker: &Worker<'_>, pool: Pool, mut random: Random) -> ! {
             let client = worker.name.as_str();
             Chooser { world: &ledger.world, pool, client }.next(&mut random, wanted)
         };
-        worker.go(op);
+        worker.go(&op);
     }
 }
 

@@ -93,10 +93,10 @@ impl<'a> Worker<'a> {
     }
 
     /// Begins something and carries it to its end.
-    pub(crate) fn go(&self, op: Op) {
+    pub(crate) fn go(&self, op: &Op) {
         let begun = Event::Begin { client: self.name.clone(), op: op.clone() };
         self.ledger().tell(&begun);
-        self.finish(&op);
+        self.finish(op);
     }
 
     /// Carries to its end what was begun, here or before a cut.
@@ -200,7 +200,7 @@ impl<'a> Worker<'a> {
         assert_eq!(again.volume_id, volume.id, "{name} is another volume");
         assert_eq!(again.capacity_bytes.unsigned_abs(), volume.bytes, "{name}");
         if !volume.up {
-            self.go(Op::Up { volume: name.to_owned() });
+            self.go(&Op::Up { volume: name.to_owned() });
         }
         let (life, _) = self.life(name);
         let faults = content::faults(life.kind, &life.target, &volume.slots);
@@ -214,7 +214,7 @@ impl<'a> Worker<'a> {
             Source::Volume(name) => self.ledger().world.volumes.contains_key(name),
         };
         let source = volume.source.as_ref();
-        if source.is_some() && source.filter(there).is_none() {
+        if !source.as_ref().is_none_or(there) {
             let id = volume.id.clone();
             let capacity_bytes = i64::try_from(volume.bytes).unwrap();
             return Created { volume_id: id, capacity_bytes, ..Default::default() };
@@ -230,10 +230,10 @@ impl<'a> Worker<'a> {
         };
         let spec = Spec { bytes: snapshot.bytes, ..snapshot.spec };
         let source = Some(Source::Snapshot(name.to_owned()));
-        self.go(Op::Create { volume: volume.clone(), spec, source });
+        self.go(&Op::Create { volume: volume.clone(), spec, source });
         self.look_at(&volume);
-        self.go(Op::Down { volume: volume.clone() });
-        self.go(Op::Delete { volume });
+        self.go(&Op::Down { volume: volume.clone() });
+        self.go(&Op::Delete { volume });
     }
 }
 
