@@ -22,7 +22,7 @@ const GROWS_EVERY: u64 = 8;
 
 #[derive(Debug)]
 pub(crate) struct Node {
-    sandbox: Sandbox,
+    pub(crate) sandbox: Sandbox,
 }
 
 impl Node {
@@ -77,10 +77,6 @@ impl Node {
             Pool::Btrfs => "btrfs/pool",
             Pool::Managed => "root/pools/managed",
         })
-    }
-
-    pub(crate) fn sandbox(&self) -> &Sandbox {
-        &self.sandbox
     }
 
     pub(crate) fn start_driver(&self) -> Driver {

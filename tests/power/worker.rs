@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use orlop::csi::proto::{Volume as Created, VolumeContentSource};
 use tonic::Status;
 
+use crate::choice::Wanted;
 use crate::client::Client;
 use crate::client_snapshots::{from_snapshot, from_volume};
 use crate::content;
@@ -22,7 +23,7 @@ use crate::world::{Volume, World};
 #[derive(Debug, Clone)]
 pub(crate) struct Trap {
     pub(crate) client: String,
-    pub(crate) word: &'static str,
+    pub(crate) wanted: Wanted,
     /// After so many others at least.
     pub(crate) after: usize,
 }
@@ -46,12 +47,16 @@ impl Ledger {
         self.world.hear(event);
     }
 
-    fn spring(&mut self, client: &str, word: &str) {
-        let Some(trap) = &mut self.trap else { return };
-        if trap.client != client {
-            return;
-        }
-        if trap.after == 0 && trap.word == word {
+    /// What a client looks for, that is in the trap.
+    pub(crate) fn wanted(&self, client: &str) -> Option<Wanted> {
+        let trap = self.trap.as_ref().filter(|trap| trap.client == client && trap.after == 0);
+        trap.map(|trap| trap.wanted)
+    }
+
+    /// An operation was acknowledged: `is_wanted` says whether the trap waits for such ones.
+    fn spring(&mut self, client: &str, is_wanted: bool) {
+        let Some(trap) = self.trap.as_mut().filter(|trap| trap.client == client) else { return };
+        if trap.after == 0 && is_wanted {
             cut();
         }
         trap.after = trap.after.saturating_sub(1);
@@ -103,8 +108,10 @@ impl<'a> Worker<'a> {
     pub(crate) fn finish(&self, op: &Op) {
         let told = self.perform(op).unwrap_or_else(|status| panic!("{op:?}: {status:?}"));
         let mut ledger = self.ledger();
+        let wanted = ledger.wanted(&self.name);
+        let is_wanted = wanted.is_some_and(|wanted| wanted.is(op, &ledger.world));
         ledger.tell(&Event::Done { client: self.name.clone(), told });
-        ledger.spring(&self.name, op.word());
+        ledger.spring(&self.name, is_wanted);
     }
 
     fn perform(&self, op: &Op) -> Result<Told, Status> {
