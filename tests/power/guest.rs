@@ -178,6 +178,8 @@ fn work(node: &Node, ledger: &Mutex<Ledger>, end: End, random: &mut Random) {
             // What somebody else flushes on a filesystem may be what a client was told is flushed.
             let alone = match (trapped, pool) {
                 (Some(Pool::Ext4), Pool::Managed) | (Some(Pool::Managed), Pool::Ext4) => continue,
+                // It is small.
+                (_, Pool::Managed) => true,
                 (Some(trapped), pool) => trapped == pool,
                 (None, _) => false,
             };
