@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::content::{faults_of_device, faults_of_directory};
 use crate::disk::{Found, foreign, found};
-use crate::ledger::{Op, Pool};
+use crate::ledger::{Op, Pool, Told};
 use crate::life::Kind;
 use crate::limits::Bounds;
 use crate::node::Node;
@@ -67,7 +67,7 @@ impl Look<'_> {
             // Not acknowledged, and wholly there: then it is all that was asked for.
             match world.begun_with(&name) {
                 Some(Op::Create { spec, source, .. }) => {
-                    let volume = world.new_volume(spec, source.as_ref(), &Default::default());
+                    let volume = world.new_volume(spec, source.as_ref(), &Told::default());
                     self.volume(&name, &volume, &found, &bounds);
                 }
                 _ => self.wrong(&name, "a volume that was never made, or was deleted"),
@@ -152,7 +152,7 @@ impl Look<'_> {
         for (name, found) in found {
             match world.begun_with(&name) {
                 Some(Op::Snapshot { volume, .. }) => {
-                    let snapshot = world.new_snapshot(volume, &Default::default());
+                    let snapshot = world.new_snapshot(volume, &Told::default());
                     self.snapshot(&name, &snapshot, &found);
                 }
                 _ => self.wrong(&name, "a snapshot that was never taken, or was deleted"),

@@ -14,6 +14,26 @@ const KEPT: usize = 1;
 /// Copies of the large kinds are bounded by what a disk has.
 const LARGE: usize = 2;
 
+/// What a cut waits for: an operation, in one word, on a kind of volume.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    pub(crate) word: &'static str,
+    pub(crate) kind: Kind,
+}
+
+impl Wanted {
+    /// The operation is one of these.
+    pub(crate) fn is(self, op: &Op, world: &World) -> bool {
+        let kind = match op {
+            Op::Create { spec, .. } => Some(spec.kind),
+            Op::Snapshot { volume, .. } => world.volumes.get(volume).map(|v| v.spec.kind),
+            Op::Forget { snapshot } => world.snapshots.get(snapshot).map(|s| s.spec.kind),
+            other => world.volumes.get(other.object()).map(|v| v.spec.kind),
+        };
+        op.word() == self.word && kind == Some(self.kind)
+    }
+}
+
 /// A client as it chooses.
 #[derive(Debug)]
 pub(crate) struct Chooser<'a> {
@@ -44,8 +64,8 @@ impl Chooser<'_> {
         self.volumes().count() < VOLUMES && (!is_large(kind) || self.large() < LARGE)
     }
 
-    /// The next operation, of a certain kind where that can be.
-    pub(crate) fn next(&self, random: &mut Random, wanted: Option<&str>) -> Op {
+    /// The next operation: one that is wanted, or one that leads there, where that can be.
+    pub(crate) fn next(&self, random: &mut Random, wanted: Option<Wanted>) -> Op {
         let mut can: Vec<(u64, Op)> = Vec::new();
         self.births(random, &mut can);
         for (name, volume) in self.volumes() {
@@ -56,10 +76,8 @@ impl Chooser<'_> {
         if kept.len() > KEPT {
             return Op::Purge { volume: kept[0].clone() };
         }
-        if let Some(wanted) = wanted
-            && can.iter().any(|(_, op)| op.word() == wanted)
-        {
-            can.retain(|(_, op)| op.word() == wanted);
+        if let Some(wanted) = wanted {
+            self.lead_to(wanted, &mut can);
         }
         let sum: u64 = can.iter().map(|(weight, _)| weight).sum();
         let mut at = random.below(sum);
@@ -70,6 +88,19 @@ impl Chooser<'_> {
             at -= weight;
         }
         unreachable!("the weights add up");
+    }
+
+    fn lead_to(&self, wanted: Wanted, can: &mut Vec<(u64, Op)>) {
+        if can.iter().any(|(_, op)| wanted.is(op, self.world)) {
+            can.retain(|(_, op)| wanted.is(op, self.world));
+            return;
+        }
+        // Without a volume of that kind there is nothing to do it with.
+        let born = Wanted { word: "create", ..wanted };
+        let has_one = self.volumes().any(|(_, volume)| volume.spec.kind == wanted.kind);
+        if !has_one && can.iter().any(|(_, op)| born.is(op, self.world)) {
+            can.retain(|(_, op)| born.is(op, self.world));
+        }
     }
 
     fn births(&self, random: &mut Random, can: &mut Vec<(u64, Op)>) {

@@ -6,8 +6,9 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use crate::check;
-use crate::choice::Chooser;
+use crate::choice::{Chooser, Wanted};
 use crate::ledger::{Event, LASTING, Line, Op, Pool, read};
+use crate::life::Kind;
 use crate::node::Node;
 use crate::random::Random;
 use crate::worker::{Ledger, Trap, Worker, wait_until_swept};
@@ -34,6 +35,9 @@ impl End {
         }
     }
 }
+
+/// The kinds of volumes that a cut waits for. The others are large, and rare.
+const KINDS: [Kind; 4] = [Kind::Hostpath, Kind::Hostpath, Kind::Ext4, Kind::Block];
 
 fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|e| panic!("{name}: {e}"))
@@ -81,7 +85,7 @@ fn what_was_acknowledged_is_there() {
     let mut ledger = Ledger::new(world, line);
     ledger.tell(&Event::Boot);
     let node = Node::new(ledger.world.boots - 1);
-    end_with_the_first_panic(&node.sandbox().path("driver.log"));
+    end_with_the_first_panic(&node.sandbox.path("driver.log"));
     let known = ledger.world.pools.clone();
     for pool in known.iter().filter(|pool| **pool != Pool::Managed) {
         complain(&check::faults(&node, &ledger.world, *pool));
@@ -149,7 +153,7 @@ fn put_away(node: &Node, ledger: &Mutex<Ledger>, pool: Pool) {
     for client in clients(&world, pool) {
         let worker = Worker::new(node, ledger, &client);
         for name in world.volumes.keys().filter(|name| World::owner(name) == client) {
-            worker.go(Op::Down { volume: name.clone() });
+            worker.go(&Op::Down { volume: name.clone() });
         }
     }
 }
@@ -162,11 +166,11 @@ fn work(node: &Node, ledger: &Mutex<Ledger>, end: End, random: &mut Random) {
     let mut trapped = None;
     if end == End::Acknowledged {
         let pool = Pool::ALL[pick(random, Pool::ALL.len())];
-        let (word, after) = (LASTING[pick(random, LASTING.len())], pick(random, 3));
-        println!("the power is cut when a {word} is acknowledged on {}", pool.name());
+        let word = LASTING[pick(random, LASTING.len())];
+        let wanted = Wanted { word, kind: KINDS[pick(random, KINDS.len())] };
         trapped = Some(pool);
-        let client = format!("{}-0", pool.name());
-        ledger.lock().unwrap().trap = Some(Trap { client, word, after });
+        let (client, after) = (format!("{}-0", pool.name()), pick(random, 3));
+        ledger.lock().unwrap().trap = Some(Trap { client, wanted, after });
     }
     ledger.lock().unwrap().tell(&Event::Working);
     std::thread::scope(|scope| {
@@ -174,6 +178,8 @@ fn work(node: &Node, ledger: &Mutex<Ledger>, end: End, random: &mut Random) {
             // What somebody else flushes on a filesystem may be what a client was told is flushed.
             let alone = match (trapped, pool) {
                 (Some(Pool::Ext4), Pool::Managed) | (Some(Pool::Managed), Pool::Ext4) => continue,
+                // It is small.
+                (_, Pool::Managed) => true,
                 (Some(trapped), pool) => trapped == pool,
                 (None, _) => false,
             };
@@ -193,12 +199,11 @@ fn live(worker: &Worker<'_>, pool: Pool, mut random: Random) -> ! {
     loop {
         let op = {
             let ledger = worker.ledger();
-            let ours = ledger.trap.as_ref().filter(|trap| trap.client == worker.name);
-            let wanted = ours.filter(|trap| trap.after == 0).map(|trap| trap.word);
             let client = worker.name.as_str();
+            let wanted = ledger.wanted(client);
             Chooser { world: &ledger.world, pool, client }.next(&mut random, wanted)
         };
-        worker.go(op);
+        worker.go(&op);
     }
 }
 

@@ -8,6 +8,8 @@
 #[cfg(test)]
 mod check;
 #[cfg(test)]
+mod check_tests;
+#[cfg(test)]
 mod choice;
 #[cfg(test)]
 #[expect(dead_code, reason = "privileged_driver uses all of it")]

@@ -22,13 +22,13 @@ const GROWS_EVERY: u64 = 8;
 
 #[derive(Debug)]
 pub(crate) struct Node {
-    sandbox: Sandbox,
+    pub(crate) sandbox: Sandbox,
 }
 
 impl Node {
     /// Mounts the disks; `boots` were before.
     pub(crate) fn new(boots: usize) -> Self {
-        let node = Self { sandbox: Sandbox::of_machine("/tmp/node".into()) };
+        let node = Self { sandbox: Sandbox { dir: "/tmp/node".into() } };
         std::fs::create_dir(node.sandbox.dir()).unwrap();
         node.mount("/dev/vda", "", "prjquota");
         node.mount("/dev/vdb", "xfs", "prjquota");
@@ -77,10 +77,6 @@ impl Node {
             Pool::Btrfs => "btrfs/pool",
             Pool::Managed => "root/pools/managed",
         })
-    }
-
-    pub(crate) fn sandbox(&self) -> &Sandbox {
-        &self.sandbox
     }
 
     pub(crate) fn start_driver(&self) -> Driver {

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use orlop::csi::proto::{Volume as Created, VolumeContentSource};
 use tonic::Status;
 
+use crate::choice::Wanted;
 use crate::client::Client;
 use crate::client_snapshots::{from_snapshot, from_volume};
 use crate::content;
@@ -22,7 +23,7 @@ use crate::world::{Volume, World};
 #[derive(Debug, Clone)]
 pub(crate) struct Trap {
     pub(crate) client: String,
-    pub(crate) word: &'static str,
+    pub(crate) wanted: Wanted,
     /// After so many others at least.
     pub(crate) after: usize,
 }
@@ -46,12 +47,16 @@ impl Ledger {
         self.world.hear(event);
     }
 
-    fn spring(&mut self, client: &str, word: &str) {
-        let Some(trap) = &mut self.trap else { return };
-        if trap.client != client {
-            return;
-        }
-        if trap.after == 0 && trap.word == word {
+    /// What a client looks for, that is in the trap.
+    pub(crate) fn wanted(&self, client: &str) -> Option<Wanted> {
+        let trap = self.trap.as_ref().filter(|trap| trap.client == client && trap.after == 0);
+        trap.map(|trap| trap.wanted)
+    }
+
+    /// An operation was acknowledged: `is_wanted` says whether the trap waits for such ones.
+    fn spring(&mut self, client: &str, is_wanted: bool) {
+        let Some(trap) = self.trap.as_mut().filter(|trap| trap.client == client) else { return };
+        if trap.after == 0 && is_wanted {
             cut();
         }
         trap.after = trap.after.saturating_sub(1);
@@ -63,6 +68,9 @@ fn cut() -> ! {
     File::options().write(true).open("/dev/port").unwrap().write_all_at(&[42], 0xf4).unwrap();
     panic!("the power was not cut");
 }
+
+/// How often a copy is repeated that a busy machine held up.
+const PATIENCE: usize = 20;
 
 /// One client.
 #[derive(Debug)]
@@ -93,18 +101,35 @@ impl<'a> Worker<'a> {
     }
 
     /// Begins something and carries it to its end.
-    pub(crate) fn go(&self, op: Op) {
+    pub(crate) fn go(&self, op: &Op) {
         let begun = Event::Begin { client: self.name.clone(), op: op.clone() };
         self.ledger().tell(&begun);
-        self.finish(&op);
+        self.finish(op);
     }
 
     /// Carries to its end what was begun, here or before a cut.
     pub(crate) fn finish(&self, op: &Op) {
-        let told = self.perform(op).unwrap_or_else(|status| panic!("{op:?}: {status:?}"));
+        let told = self.insist(op);
         let mut ledger = self.ledger();
+        let wanted = ledger.wanted(&self.name);
+        let is_wanted = wanted.is_some_and(|wanted| wanted.is(op, &ledger.world));
         ledger.tell(&Event::Done { client: self.name.clone(), told });
-        ledger.spring(&self.name, op.word());
+        ledger.spring(&self.name, is_wanted);
+    }
+
+    /// Repeats a copy whose source could not be held up at first: a busy machine may take longer than the two seconds that
+    /// its writers are made to wait.
+    fn insist(&self, op: &Op) -> Told {
+        let mut told = self.perform(op);
+        for _ in 0..PATIENCE {
+            match &told {
+                Err(status) if status.message().contains("could not be held up") => {
+                    told = self.perform(op);
+                }
+                _ => break,
+            }
+        }
+        told.unwrap_or_else(|status| panic!("{op:?}: {status:?}"))
     }
 
     fn perform(&self, op: &Op) -> Result<Told, Status> {
@@ -200,7 +225,7 @@ impl<'a> Worker<'a> {
         assert_eq!(again.volume_id, volume.id, "{name} is another volume");
         assert_eq!(again.capacity_bytes.unsigned_abs(), volume.bytes, "{name}");
         if !volume.up {
-            self.go(Op::Up { volume: name.to_owned() });
+            self.go(&Op::Up { volume: name.to_owned() });
         }
         let (life, _) = self.life(name);
         let faults = content::faults(life.kind, &life.target, &volume.slots);
@@ -214,7 +239,7 @@ impl<'a> Worker<'a> {
             Source::Volume(name) => self.ledger().world.volumes.contains_key(name),
         };
         let source = volume.source.as_ref();
-        if source.is_some() && source.filter(there).is_none() {
+        if !source.as_ref().is_none_or(there) {
             let id = volume.id.clone();
             let capacity_bytes = i64::try_from(volume.bytes).unwrap();
             return Created { volume_id: id, capacity_bytes, ..Default::default() };
@@ -230,10 +255,10 @@ impl<'a> Worker<'a> {
         };
         let spec = Spec { bytes: snapshot.bytes, ..snapshot.spec };
         let source = Some(Source::Snapshot(name.to_owned()));
-        self.go(Op::Create { volume: volume.clone(), spec, source });
+        self.go(&Op::Create { volume: volume.clone(), spec, source });
         self.look_at(&volume);
-        self.go(Op::Down { volume: volume.clone() });
-        self.go(Op::Delete { volume });
+        self.go(&Op::Down { volume: volume.clone() });
+        self.go(&Op::Delete { volume });
     }
 }
 

@@ -33,15 +33,11 @@ const BEGUN: &str = "begun";
 /// A test's own directory.
 #[derive(Debug, Clone)]
 pub(crate) struct Sandbox {
-    dir: PathBuf,
+    /// The directory; a machine that is a test's alone gives one by itself.
+    pub(crate) dir: PathBuf,
 }
 
 impl Sandbox {
-    /// A directory of a machine that is a test's alone, and goes with it.
-    pub(crate) fn of_machine(dir: PathBuf) -> Self {
-        Self { dir }
-    }
-
     /// The directory.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir

@@ -13,11 +13,13 @@ children=()
 # Guests die with the process that started them.
 finish() {
     local child
-    for child in "${children[@]}"; do
-        kill -KILL "$child" 2>/dev/null || true
-    done
     # Without what bash says of processes that were killed.
-    wait 2>/dev/null
+    {
+        for child in "${children[@]}"; do
+            kill -KILL "$child" || true
+        done
+        wait
+    } 2>/dev/null
     for log in console output; do
         [ ! -e "$work/$log.log" ] || mv "$work/$log.log" "$cache/"
     done
