@@ -206,7 +206,8 @@ fn a_device_that_a_program_of_a_dead_driver_works_on_is_told_to_be_busy() {
         let path = format!("/dev/loop{}", device.number);
         // As e2fsck and resize2fs have it.
         let working = File::options().read(true).custom_flags(libc::O_EXCL).open(path).unwrap();
-        let busy = |result: Result<(), HostError>| result.unwrap_err().errno() == Some(Errno::EBUSY);
+        let busy =
+            |result: Result<(), HostError>| result.unwrap_err().errno() == Some(Errno::EBUSY);
         assert!(busy(disk.host.grow_unmounted(device.number, Filesystem::Ext4)));
         assert!(busy(disk.host.repair(device.number, Filesystem::Ext4)));
         assert!(busy(disk.host.mount(&FilesystemMount {

@@ -51,7 +51,8 @@ pub(crate) fn check(world: &Arc<World>, driver: &mut Driver, actors: &mut [Actor
     let keys: BTreeSet<_> =
         soak_contended::names().map(|name| Key::of_name(name).to_string()).collect();
     let is_shared = |id: &String| keys.contains(&key(id));
-    let shared = listed.iter().filter(|(id, _)| is_shared(id)).map(|(id, size)| (id.clone(), *size));
+    let shared =
+        listed.iter().filter(|(id, _)| is_shared(id)).map(|(id, size)| (id.clone(), *size));
     let whole = Whole { world: Arc::clone(world), actors, shared: shared.collect() };
     whole.lists(driver, &listed);
     whole.directories();
@@ -96,10 +97,12 @@ pub(crate) fn check_empty_rooms(driver: &Driver, actors: &[Actor], empty: [u64; 
         pools.all(|(pool, empty)| room(pool) + BLUR >= empty)
     };
     // It measures twice a minute.
-    if !(0..12_000).any(|_| is_back() || pause()) {
-        let rooms = PoolIn::ALL.map(room);
-        panic!("the pools had room for {empty:?} when they were empty, and now for {rooms:?}");
-    }
+    let is_right = (0..12_000).any(|_| is_back() || pause());
+    let rooms = PoolIn::ALL.map(room);
+    assert!(
+        is_right,
+        "the pools had room for {empty:?} when they were empty, and now for {rooms:?}"
+    );
 }
 
 /// Removes by hand what deletions kept.
@@ -140,7 +143,12 @@ impl Whole<'_> {
         let wanted: BTreeMap<String, u64> = own.chain(self.shared.clone()).collect();
         assert_eq!(*listed, wanted, "what is listed (left) is what was acknowledged (right)");
         let keys: BTreeSet<String> = self.shared.keys().map(|id| key(id)).collect();
-        assert_eq!(keys.len(), self.shared.len(), "a shared name has one volume: {:?}", self.shared);
+        assert_eq!(
+            keys.len(),
+            self.shared.len(),
+            "a shared name has one volume: {:?}",
+            self.shared
+        );
         let snapshots = self.actors.iter().flat_map(Actor::all_snapshots);
         let wanted: BTreeMap<_, _> = snapshots.map(|s| (s.id.clone(), s.of.clone())).collect();
         assert_eq!(driver.client.snapshots_in_pages(5).unwrap(), wanted);
@@ -168,7 +176,8 @@ impl Whole<'_> {
             for grave in ["retained", "archive"] {
                 let kept = self.actors.iter().flat_map(|actor| &actor.kept);
                 let kept = kept.filter(|kept| kept.pool == pool);
-                let place = |kept: &Kept| kept.place.strip_prefix(grave)?.get(1..).map(str::to_owned);
+                let place =
+                    |kept: &Kept| kept.place.strip_prefix(grave)?.get(1..).map(str::to_owned);
                 let wanted: BTreeSet<String> = kept.filter_map(place).collect();
                 assert_eq!(names(dir.join(grave)), wanted, "{pool:?}: {grave}");
             }
@@ -209,9 +218,8 @@ impl Whole<'_> {
             found.keys().eq(wanted.keys()) && found.values().zip(wanted.values()).all(is_right)
         };
         // One with AUTOCLEAR goes a moment after its last user.
-        if !(0..200).any(|_| look() || pause()) {
-            panic!("what is attached is {found:?}; what is used, {wanted:?}");
-        }
+        let is_right = (0..200).any(|_| look() || pause());
+        assert!(is_right, "what is attached is {found:?}; what is used, {wanted:?}");
     }
 
     /// Everything that exists is promised its size, and nothing else is.

@@ -148,9 +148,11 @@ impl Actor {
         let gives_up = gives_up && self.random.one_in(3);
         let mut lost = 0;
         for _ in 0..REPEATS {
-            if self.world.has_failed() {
-                panic!("client {}: ended, because another one failed", self.number);
-            }
+            assert!(
+                !self.world.has_failed(),
+                "client {}: ended, because another one failed",
+                self.number
+            );
             self.world.calls.fetch_add(1, Ordering::SeqCst);
             let status = match call(&self.client) {
                 Ok(value) => {
@@ -229,7 +231,7 @@ impl Actor {
     /// ends, so it has no effect later.
     pub(crate) fn beside<T: Send>(
         &mut self,
-        step: (&'static str, String),
+        step: &(&'static str, String),
         call: impl Fn(&Client) -> Result<T, Status> + Sync,
         meanwhile: impl FnOnce(&mut Self),
     ) -> bool {

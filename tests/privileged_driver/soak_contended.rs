@@ -228,19 +228,19 @@ impl Actor {
         let shared = self.random.index(SHARED.len());
         let id = self.shared_id(shared);
         if !self.random.one_in(2) {
-            return self.copy_shared(shared, &id, from_volume(&id));
+            return self.copy_shared(shared, &id, &from_volume(&id));
         }
         let name = format!("shared-snapshot-{}", self.number);
         let want = Want::Either(&[Code::NotFound, Code::FailedPrecondition]);
         let step = ("snapshot a shared one", id.clone());
         let Some(told) = self.expect(step, want, |c| c.snapshot(&name, &id)) else { return };
         self.claim(self.world.is_new(&told.snapshot_id), "a new snapshot has a new id");
-        self.copy_shared(shared, &id, from_snapshot(&told.snapshot_id));
+        self.copy_shared(shared, &id, &from_snapshot(&told.snapshot_id));
         let step = ("delete a snapshot", told.snapshot_id.clone());
         self.insist(step, |c| c.delete_snapshot(&told.snapshot_id));
     }
 
-    fn copy_shared(&mut self, shared: usize, id: &str, source: VolumeContentSource) {
+    fn copy_shared(&mut self, shared: usize, id: &str, source: &VolumeContentSource) {
         let (_, kind, pool) = SHARED[shared];
         let create = wish(&format!("shared-copy-{}", self.number), kind, pool);
         let want = Want::Either(&[Code::NotFound, Code::FailedPrecondition]);

@@ -73,7 +73,7 @@ impl Actor {
         let mut want = may_be_copied(&volume);
         if want == Want::Done && self.random.one_in(3) {
             let disturbed = ("snapshot, disturbed", name.clone());
-            let is_made = self.beside(disturbed, take, |actor| actor.disturb(slot));
+            let is_made = self.beside(&disturbed, take, |actor| actor.disturb(slot));
             want = if is_made { Want::Done } else { AFTER_DISTURBANCE };
         }
         let Some(told) = self.expect(step, want, take) else { return };
@@ -219,7 +219,7 @@ impl Actor {
         let make = |c: &Client| c.make(&wish);
         if want == Want::Done && self.random.one_in(3) {
             let disturbed = ("clone, disturbed", id.clone());
-            let is_made = self.beside(disturbed, make, |actor| actor.disturb(source));
+            let is_made = self.beside(&disturbed, make, |actor| actor.disturb(source));
             want = if is_made { Want::Done } else { AFTER_DISTURBANCE };
         }
         let step = ("clone", format!("{id} as {:?}", wish.create));
@@ -296,6 +296,7 @@ fn group_want(volumes: &[Option<Volume>; 2]) -> Want {
     let is_frozen = |volume: &Volume| {
         volume.kind().is_filesystem_on_loop() && is_instant(volume.pool.on(), volume.kind())
     };
-    let holds = |volume: &Volume| volume.on_delete != "wipe" && (!volume.is_written() || is_frozen(volume));
+    let holds =
+        |volume: &Volume| volume.on_delete != "wipe" && (!volume.is_written() || is_frozen(volume));
     if one.pool == two.pool && holds(one) && holds(two) { Want::Done } else { IN_USE }
 }

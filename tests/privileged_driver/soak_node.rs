@@ -186,8 +186,7 @@ impl Actor {
         let volume = self.slots[slot].volume.as_ref();
         // A bound device does not keep its loop device.
         let is_held = volume.is_some_and(|v| v.kind() == Kind::Block && v.is_published());
-        let want =
-            if is_held { Want::Refused(Code::FailedPrecondition) } else { Want::Done };
+        let want = if is_held { Want::Refused(Code::FailedPrecondition) } else { Want::Done };
         let step = ("unstage", id.clone());
         if self.expect(step, want, |c| c.unstage(&id, &staging)).is_some()
             && let Some(volume) = &mut self.slots[slot].volume
@@ -234,23 +233,22 @@ impl Actor {
     /// Shows the volume if need be, compares its content, and leaves it as it was.
     pub(crate) fn look_inside(&mut self, slot: usize) {
         let Some(volume) = self.slots[slot].volume.clone() else { return };
-        if !volume.is_published() {
-            self.stage_now(slot, false);
-            let id = &volume.id;
-            let (staging, target) = (self.staging(slot), self.target(slot, 0));
-            let capability = volume.kind().capability(MODE);
-            let step = ("publish", format!("{id} for a look"));
-            self.insist(step, |c| c.publish(id, (&staging, &target), &capability, true));
-            self.slots[slot].volume.as_mut().unwrap().targets[0] = Some(true);
-            self.check_content(slot);
-            self.unpublish_now(slot, 0);
-            if !volume.staged {
-                self.unstage_now(slot);
-            }
-        } else {
-            self.check_content(slot);
-        }
         self.world.count("look inside");
+        if volume.is_published() {
+            return self.check_content(slot);
+        }
+        self.stage_now(slot, false);
+        let id = &volume.id;
+        let (staging, target) = (self.staging(slot), self.target(slot, 0));
+        let capability = volume.kind().capability(MODE);
+        let step = ("publish", format!("{id} for a look"));
+        self.insist(step, |c| c.publish(id, (&staging, &target), &capability, true));
+        self.slots[slot].volume.as_mut().unwrap().targets[0] = Some(true);
+        self.check_content(slot);
+        self.unpublish_now(slot, 0);
+        if !volume.staged {
+            self.unstage_now(slot);
+        }
     }
 
     pub(crate) fn stats(&mut self) {
@@ -267,8 +265,10 @@ impl Actor {
         let bytes = told.iter().find(|usage| usage.unit == i32::from(Unit::Bytes)).unwrap();
         let total = u64::try_from(bytes.total).unwrap();
         let is_unlimited = volume.kind() == Kind::Hostpath
-            && (volume.pool != PoolIn::Btrfs || volume.wish.create.parameters.contains(&("quota", "off")));
-        let is_whole = volume.kind() == Kind::Block || (volume.kind() == Kind::Hostpath && !is_unlimited);
+            && (volume.pool != PoolIn::Btrfs
+                || volume.wish.create.parameters.contains(&("quota", "off")));
+        let is_whole =
+            volume.kind() == Kind::Block || (volume.kind() == Kind::Hostpath && !is_unlimited);
         if is_whole {
             self.claim(total == volume.size, &format!("{total} is the size of {}", volume.id));
         } else if !is_unlimited {
