@@ -65,12 +65,13 @@ fn is_at_work(status: &Status) -> bool {
 type Step = fn(&mut Actor);
 
 /// What a client does, and how often beside the others.
-const STEPS: [(u64, Step); 26] = [
+const STEPS: [(u64, Step); 27] = [
     (12, Actor::create),
     (6, Actor::delete),
-    (10, Actor::retire),
-    (12, Actor::stage),
-    (14, Actor::publish),
+    (8, Actor::retire),
+    (16, Actor::start_pod),
+    (6, Actor::stage),
+    (8, Actor::publish),
     (7, Actor::unpublish),
     (7, Actor::unstage),
     (12, Actor::write),
