@@ -35,7 +35,7 @@ const ROUNDS: u64 = 4;
 /// Steps of each client in a round.
 const STEPS: u64 = 120;
 /// Kills in a round.
-const KILLS: u64 = 8;
+const KILLS: u64 = 16;
 
 fn factor() -> u64 {
     std::env::var("ORLOP_SOAK").map_or(1, |text| text.parse().unwrap())
@@ -131,6 +131,8 @@ fn kill_at(
     done: &AtomicBool,
 ) {
     let points = orlop::fault::all();
+    // Those that decide whether something exists, more often.
+    let stores: Vec<_> = points.iter().copied().filter(|name| name.starts_with("store.")).collect();
     let mut kills = kills.iter().peekable();
     let mut is_armed = false;
     while !done.load(Ordering::SeqCst) {
@@ -150,7 +152,8 @@ fn kill_at(
         world.count("(killed)");
         world.note_start();
         driver.kill();
-        let point = format!("{}:abort", random.pick(&points));
+        let point = if random.one_in(2) { random.pick(&points) } else { random.pick(&stores) };
+        let point = format!("{point}:abort");
         let before = driver.deaths;
         is_armed = random.one_in(2);
         driver.start_again(is_armed.then_some(&point));
