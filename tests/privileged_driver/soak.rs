@@ -91,27 +91,17 @@ fn round(
         (0..kills).map(|_| begun + random.below(STEPS * CLIENTS as u64)).collect();
     kills.sort_unstable();
     let ended = std::thread::scope(|scope| {
+        let live = |actor: &mut Actor| (0..STEPS).for_each(|_| actor.step());
         let clients: Vec<_> = actors
             .iter_mut()
-            .map(|actor| {
-                scope.spawn(|| {
-                    let lived = catch_unwind(AssertUnwindSafe(|| {
-                        for _ in 0..STEPS {
-                            actor.step();
-                        }
-                    }));
-                    if lived.is_err() {
-                        actor.world.fail();
-                    }
-                    lived
-                })
-            })
+            .map(|actor| scope.spawn(move || or_end_all(world, || live(actor))))
             .collect();
-        let (world, done) = (world, &done);
-        let killer = scope.spawn(move || kill_at(world, driver, &kills, random, done));
-        let ended: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
+        let done = &done;
+        let killer =
+            scope.spawn(move || or_end_all(world, || kill_at(world, driver, &kills, random, done)));
+        let mut ended: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
         done.store(true, Ordering::SeqCst);
-        killer.join().unwrap();
+        ended.push(killer.join().unwrap());
         ended
     });
     for lived in ended {
@@ -119,6 +109,15 @@ fn round(
             resume_unwind(panic);
         }
     }
+}
+
+/// What panics ends the clients as well, which would wait for long otherwise.
+fn or_end_all(world: &World, run: impl FnOnce()) -> std::thread::Result<()> {
+    let lived = catch_unwind(AssertUnwindSafe(run));
+    if lived.is_err() {
+        world.fail();
+    }
+    lived
 }
 
 /// Kills the driver when so many calls were begun, and restarts it; now and then with a fault point at which it dies by
@@ -154,11 +153,11 @@ fn kill_at(
         driver.kill();
         let point = if random.one_in(2) { random.pick(&points) } else { random.pick(&stores) };
         let point = format!("{point}:abort");
-        let before = driver.deaths;
+        driver.deaths = 0;
         is_armed = random.one_in(2);
         driver.start_again(is_armed.then_some(&point));
         world.note_start();
-        if driver.deaths > before {
+        if driver.deaths > 0 {
             world.count("(died while it started)");
             is_armed = false;
         }

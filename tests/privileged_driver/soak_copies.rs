@@ -222,8 +222,13 @@ impl Actor {
             let is_made = self.beside(&disturbed, make, |actor| actor.disturb(source));
             want = if is_made { Want::Done } else { AFTER_DISTURBANCE };
         }
-        let step = ("clone", format!("{id} as {:?}", wish.create));
-        if let Some(told) = self.expect(step, want, make) {
+        let step = || ("clone", format!("{id} as {:?}", wish.create));
+        if want == IN_USE {
+            // The provisioner comes again and again; nothing of that adds up.
+            (0..3).for_each(|_| drop(self.expect(step(), want, make)));
+            return;
+        }
+        if let Some(told) = self.expect(step(), want, make) {
             if let Some(volume) = &mut self.slots[source].volume {
                 volume.may_share = true;
             }
