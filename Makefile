@@ -1,7 +1,7 @@
 # Everything that a developer runs; `make` lists it.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help try test vm power lint build root
+.PHONY: help try test soak vm power lint build root
 
 # Tools that are installed by hand; sudo drops them from the path.
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
@@ -23,6 +23,10 @@ test: root ## Run every test, with real mounts and loop devices, and csi-sanity 
 	cargo build --release --locked
 	cd csi-sanity && go vet ./...
 	cd csi-sanity && ORLOP_BIN=$(BUILT)/release/orlop go test -v -count=1 -timeout=60m ./...
+
+soak: root ## Kill a driver under random calls, for ORLOP_SOAK (20) times as long as the tests do (as root)
+	@tests/setup.sh try
+	ORLOP_SOAK=$(or $(ORLOP_SOAK),20) cargo test --locked --test privileged_driver nothing_is_lost -- --nocapture
 
 vm: ## Run in a virtual machine the tests that this machine's kernel cannot
 	@tests/setup.sh vm

@@ -163,12 +163,8 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let dir = located.pool.store.open_volume(&located.volume().key)?;
         let image = backend::identity(&dir)?;
-        // One with AUTOCLEAR that a dead driver's program kept open goes when that ends, between the look and this.
         let held = self.host.hold(number, image, located.allocation());
-        progress.keep(held.map_err(|error| match error {
-            HostError::Unexpected { .. } => EngineError::Precondition(chain(&error)),
-            other => other.into(),
-        })?);
+        progress.keep(held.map_err(changed_hands)?);
         Ok(())
     }
 
@@ -337,6 +333,14 @@ fn still_at_work(error: HostError) -> EngineError {
         return EngineError::Precondition(format!(
             "the device is in use ({error}); repeat the request"
         ));
+    }
+    error.into()
+}
+
+/// A loop device with AUTOCLEAR that a dead driver's program kept open goes when that ends, between the look and the use.
+fn changed_hands(error: HostError) -> EngineError {
+    if matches!(error, HostError::Unexpected { .. }) {
+        return EngineError::Precondition(chain(&error));
     }
     error.into()
 }

@@ -12,8 +12,8 @@ use crate::client::Client;
 use crate::soak_model::Wish;
 
 /// Something listed twice would be counted twice by whoever walks the pages.
-fn once<T>(into: &mut BTreeMap<String, T>, id: String, entry: T) {
-    assert!(into.insert(id.clone(), entry).is_none(), "{id} is listed twice");
+fn once<T>(into: &mut BTreeMap<String, T>, id: &str, entry: T) {
+    assert!(into.insert(id.to_owned(), entry).is_none(), "{id} is listed twice");
 }
 
 impl Client {
@@ -34,7 +34,7 @@ impl Client {
             for entry in reply.entries {
                 let volume = entry.volume.unwrap();
                 let size = u64::try_from(volume.capacity_bytes).unwrap();
-                once(&mut listed, volume.volume_id, size);
+                once(&mut listed, &volume.volume_id, size);
             }
             token = reply.next_token;
             if token.is_empty() {
@@ -56,7 +56,7 @@ impl Client {
             let reply = reply.into_inner();
             for entry in reply.entries {
                 let snapshot = entry.snapshot.unwrap();
-                once(&mut listed, snapshot.snapshot_id, snapshot.source_volume_id);
+                once(&mut listed, &snapshot.snapshot_id, snapshot.source_volume_id);
             }
             token = reply.next_token;
             if token.is_empty() {

@@ -97,10 +97,12 @@ pub(crate) fn check_empty_rooms(driver: &Driver, actors: &[Actor], empty: [u64; 
         pools.all(|(pool, empty)| room(pool) + BLUR >= empty)
     };
     // It measures twice a minute.
-    if !(0..12_000).any(|_| is_back() || pause()) {
-        let rooms = PoolIn::ALL.map(room);
-        panic!("the pools had room for {empty:?} when they were empty, and now for {rooms:?}");
-    }
+    let is_right = (0..12_000).any(|_| is_back() || pause());
+    let rooms = PoolIn::ALL.map(room);
+    assert!(
+        is_right,
+        "the pools had room for {empty:?} when they were empty, and now for {rooms:?}"
+    );
 }
 
 /// Removes by hand what deletions kept.
@@ -216,9 +218,8 @@ impl Whole<'_> {
             found.keys().eq(wanted.keys()) && found.values().zip(wanted.values()).all(is_right)
         };
         // One with AUTOCLEAR goes a moment after its last user.
-        if !(0..200).any(|_| look() || pause()) {
-            panic!("what is attached is {found:?}; what is used, {wanted:?}");
-        }
+        let is_right = (0..200).any(|_| look() || pause());
+        assert!(is_right, "what is attached is {found:?}; what is used, {wanted:?}");
     }
 
     /// Everything that exists is promised its size, and nothing else is.

@@ -65,12 +65,13 @@ fn is_at_work(status: &Status) -> bool {
 type Step = fn(&mut Actor);
 
 /// What a client does, and how often beside the others.
-const STEPS: [(u64, Step); 26] = [
+const STEPS: [(u64, Step); 27] = [
     (12, Actor::create),
     (6, Actor::delete),
-    (10, Actor::retire),
-    (12, Actor::stage),
-    (14, Actor::publish),
+    (8, Actor::retire),
+    (16, Actor::start_pod),
+    (6, Actor::stage),
+    (8, Actor::publish),
     (7, Actor::unpublish),
     (7, Actor::unstage),
     (12, Actor::write),
@@ -148,9 +149,11 @@ impl Actor {
         let gives_up = gives_up && self.random.one_in(3);
         let mut lost = 0;
         for _ in 0..REPEATS {
-            if self.world.has_failed() {
-                panic!("client {}: ended, because another one failed", self.number);
-            }
+            assert!(
+                !self.world.has_failed(),
+                "client {}: ended, because another one failed",
+                self.number
+            );
             self.world.calls.fetch_add(1, Ordering::SeqCst);
             let status = match call(&self.client) {
                 Ok(value) => {
@@ -229,7 +232,7 @@ impl Actor {
     /// ends, so it has no effect later.
     pub(crate) fn beside<T: Send>(
         &mut self,
-        step: (&'static str, String),
+        step: &(&'static str, String),
         call: impl Fn(&Client) -> Result<T, Status> + Sync,
         meanwhile: impl FnOnce(&mut Self),
     ) -> bool {

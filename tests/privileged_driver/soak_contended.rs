@@ -1,7 +1,7 @@
 //! Names that all clients use at once. Less is known of them: one volume at a time, one generation after the other, and
 //! whatever a client wrote into one is there as long as that one is.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use orlop::csi::proto::VolumeContentSource;
 use tonic::Code;
@@ -12,7 +12,7 @@ use crate::driver::no_forks;
 use crate::life::{Kind, MIB};
 use crate::privileged::Sandbox;
 use crate::soak_client::{Actor, MODE};
-use crate::soak_model::{Piece, Want};
+use crate::soak_model::{Piece, Want, is_whole, sealed};
 use crate::soak_world::PoolIn;
 
 /// What the names have. None is ever frozen: a client could not write then while the driver is dead.
@@ -180,7 +180,7 @@ impl Actor {
             actor.check_shared(shared, id, &target);
             let piece = Piece::new(&mut actor.random);
             let _quiet = no_forks();
-            let mut names = vec![(format!("client-{}", actor.number), piece.bytes())];
+            let mut names = vec![(format!("client-{}", actor.number), sealed(piece))];
             if !target.join("ballast-0").exists() {
                 let ballast = |n| (format!("ballast-{n}"), vec![b'b'; 1 << 20]);
                 names.extend((0..BALLAST).map(ballast));
@@ -200,9 +200,9 @@ impl Actor {
     }
 
     /// What this client wrote into the volume is there, or in a copy of it; in another one it is not.
-    fn check_shared(&self, shared: usize, id: &str, target: &std::path::Path) {
+    fn check_shared(&self, shared: usize, id: &str, target: &Path) {
         let wrote = self.memory.wrote[shared].as_ref();
-        let wanted = wrote.filter(|(has, _)| has == id).map(|(_, piece)| piece.bytes());
+        let wanted = wrote.filter(|(has, _)| has == id).map(|(_, piece)| sealed(*piece));
         let _quiet = no_forks();
         let found = std::fs::read(target.join(format!("client-{}", self.number))).ok();
         let told = |bytes: &Option<Vec<u8>>| bytes.as_ref().map(Vec::len);
@@ -212,15 +212,26 @@ impl Actor {
         );
     }
 
-    /// Where copies need quiet, what takes long to copy is whole, or not begun.
-    fn check_ballast(&self, id: &str, target: &std::path::Path) {
+    /// Where copies need quiet, every file of a copy is whole, whoever wrote it.
+    fn check_whole(&self, id: &str, target: &Path) {
         let _quiet = no_forks();
-        let bytes: Vec<_> = (0..BALLAST)
-            .filter_map(|n| std::fs::read(target.join(format!("ballast-{n}"))).ok())
-            .collect();
-        let is_whole = bytes.iter().all(|bytes| *bytes == vec![b'b'; 1 << 20]);
-        let is_right = bytes.is_empty() || (bytes.len() == BALLAST && is_whole);
-        self.claim(is_right, &format!("{id} is whole ({} files of {BALLAST})", bytes.len()));
+        let mut ballast = 0;
+        for entry in std::fs::read_dir(target).unwrap().map(Result::unwrap) {
+            let name = entry.file_name().into_string().unwrap();
+            if name == "lost+found" {
+                continue;
+            }
+            let bytes = std::fs::read(entry.path()).unwrap();
+            let is_right = if name.starts_with("ballast") {
+                ballast += 1;
+                bytes == vec![b'b'; 1 << 20]
+            } else {
+                is_whole(&bytes)
+            };
+            self.claim(is_right, &format!("{name} is whole in a copy of {id}"));
+        }
+        let is_right = ballast == 0 || ballast == BALLAST;
+        self.claim(is_right, &format!("{ballast} files of {BALLAST} are in a copy of {id}"));
     }
 
     /// A copy of a volume that others may write to, grow or delete meanwhile: whole, or none.
@@ -228,19 +239,19 @@ impl Actor {
         let shared = self.random.index(SHARED.len());
         let id = self.shared_id(shared);
         if !self.random.one_in(2) {
-            return self.copy_shared(shared, &id, from_volume(&id));
+            return self.copy_shared(shared, &id, &from_volume(&id));
         }
         let name = format!("shared-snapshot-{}", self.number);
         let want = Want::Either(&[Code::NotFound, Code::FailedPrecondition]);
         let step = ("snapshot a shared one", id.clone());
         let Some(told) = self.expect(step, want, |c| c.snapshot(&name, &id)) else { return };
         self.claim(self.world.is_new(&told.snapshot_id), "a new snapshot has a new id");
-        self.copy_shared(shared, &id, from_snapshot(&told.snapshot_id));
+        self.copy_shared(shared, &id, &from_snapshot(&told.snapshot_id));
         let step = ("delete a snapshot", told.snapshot_id.clone());
         self.insist(step, |c| c.delete_snapshot(&told.snapshot_id));
     }
 
-    fn copy_shared(&mut self, shared: usize, id: &str, source: VolumeContentSource) {
+    fn copy_shared(&mut self, shared: usize, id: &str, source: &VolumeContentSource) {
         let (_, kind, pool) = SHARED[shared];
         let create = wish(&format!("shared-copy-{}", self.number), kind, pool);
         let want = Want::Either(&[Code::NotFound, Code::FailedPrecondition]);
@@ -251,7 +262,7 @@ impl Actor {
         let there = self.shown(kind, &copy, |actor, at| {
             actor.check_shared(shared, id, &at);
             if pool == PoolIn::Ext4 {
-                actor.check_ballast(id, &at);
+                actor.check_whole(id, &at);
             }
         });
         self.claim(there, "a copy is this client's own");

@@ -88,7 +88,7 @@ fn call(
     (what, code, Box::new(call))
 }
 
-fn others(dir: PathBuf) -> Vec<Bad> {
+fn others(dir: &Path) -> Vec<Bad> {
     let bad = Code::InvalidArgument;
     let (gone, done, precondition) = (Code::NotFound, Code::Ok, Code::FailedPrecondition);
     let capability = || Kind::Ext4.capability(MODE);
@@ -145,7 +145,7 @@ impl Actor {
         let file = dir.join("full/file");
         drop(std::fs::File::create(&file).unwrap());
         let mut cases = creations();
-        cases.extend(others(dir));
+        cases.extend(others(&dir));
         let (what, code, call) = cases.swap_remove(self.random.index(cases.len()));
         let want = if code == Code::Ok { Want::Done } else { Want::Refused(code) };
         self.expect(("invalid", what.to_owned()), want, |c| call(c));

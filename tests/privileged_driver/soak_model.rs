@@ -41,6 +41,21 @@ impl Piece {
     }
 }
 
+/// A file that tells by itself whether it is whole.
+pub(crate) fn sealed(piece: Piece) -> Vec<u8> {
+    let mut bytes = piece.seed.to_le_bytes().to_vec();
+    bytes.extend(u64::try_from(piece.length).unwrap().to_le_bytes());
+    bytes.extend(piece.bytes());
+    bytes
+}
+
+pub(crate) fn is_whole(bytes: &[u8]) -> bool {
+    let number = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().unwrap()));
+    let (Some(seed), Some(length)) = (number(0), number(8)) else { return false };
+    let length = usize::try_from(length).unwrap();
+    length <= LONGEST && bytes == sealed(Piece { seed, length })
+}
+
 pub(crate) type Content = [Option<Piece>; FILES];
 
 /// What CreateVolume is asked for.

@@ -4,14 +4,13 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use orlop::csi::proto::volume_capability::access_mode::Mode;
 use orlop::csi::proto::volume_usage::Unit;
 use tonic::Code;
 
 use crate::driver::no_forks;
 use crate::life::Kind;
 use crate::soak_client::{Actor, Answer, MODE};
-use crate::soak_model::{Content, LONGEST, PART, Piece, Want};
+use crate::soak_model::{Content, FILES, LONGEST, PART, Piece, Volume, Want};
 use crate::soak_world::PoolIn;
 
 /// Writes a file of a volume, or a part of a device, and flushes it: first what is in it, then its name. Nothing is
@@ -121,19 +120,24 @@ impl Actor {
     pub(crate) fn publish(&mut self) {
         let slot = self.any_slot();
         let (target, read_only) = (self.random.index(2), self.random.one_in(3));
-        let Some(volume) = &self.slots[slot].volume else {
+        if self.slots[slot].volume.is_none() {
             let Some(past) = self.slots[slot].past.clone() else { return };
             let want = Want::Refused(Code::NotFound);
-            self.publish_as(slot, &past, (Kind::Ext4, MODE), (target, read_only), want);
+            self.publish_as(slot, &past, Kind::Ext4, (target, read_only), want);
             return;
-        };
+        }
+        self.publish_now(slot, target, read_only);
+    }
+
+    fn publish_now(&mut self, slot: usize, target: usize, read_only: bool) {
+        let volume = self.slots[slot].volume.as_ref().unwrap();
         let want = match (volume.staged, volume.targets[target]) {
             (false, _) => Want::Refused(Code::FailedPrecondition),
             (true, Some(has)) if has != read_only => Want::Refused(Code::AlreadyExists),
             (true, _) => Want::Done,
         };
         let (id, kind) = (volume.id.clone(), volume.kind());
-        match self.publish_as(slot, &id, (kind, MODE), (target, read_only), want) {
+        match self.publish_as(slot, &id, kind, (target, read_only), want) {
             Answer::Done(()) => {
                 self.slots[slot].volume.as_mut().unwrap().targets[target] = Some(read_only);
             }
@@ -146,12 +150,12 @@ impl Actor {
         &mut self,
         slot: usize,
         id: &str,
-        as_what: (Kind, Mode),
+        kind: Kind,
         place: (usize, bool),
         want: Want,
     ) -> Answer<()> {
         let (staging, target) = (self.staging(slot), self.target(slot, place.0));
-        let capability = as_what.0.capability(as_what.1);
+        let capability = kind.capability(MODE);
         let step = ("publish", format!("{id} at {}, read-only: {}", target.display(), place.1));
         self.call(step, want, true, |c| c.publish(id, (&staging, &target), &capability, place.1))
     }
@@ -195,14 +199,30 @@ impl Actor {
         }
     }
 
+    /// Begins to use a volume as a pod does.
+    pub(crate) fn start_pod(&mut self) {
+        let Some(slot) = self.slot_where(|volume| !volume.is_published()) else { return };
+        self.stage_now(slot, true);
+        self.publish_now(slot, 0, false);
+        for _ in 0..2 {
+            self.write_into(slot);
+        }
+    }
+
     pub(crate) fn write(&mut self) {
-        let Some(slot) = self.slot_where(|volume| volume.targets.contains(&Some(false))) else {
-            return;
-        };
-        let index = self.random.index(crate::soak_model::FILES);
+        let writable = |volume: &Volume| volume.targets.contains(&Some(false));
+        if let Some(slot) = self.slot_where(writable) {
+            self.write_into(slot);
+        }
+    }
+
+    fn write_into(&mut self, slot: usize) {
+        let index = self.random.index(FILES);
         let piece = (!self.random.one_in(6)).then(|| Piece::new(&mut self.random));
         let volume = self.slots[slot].volume.as_mut().unwrap();
-        let target = volume.targets.iter().position(|at| *at == Some(false)).unwrap();
+        let target = volume.targets.iter().position(|at| *at == Some(false));
+        // A publish that was cut off may have been taken back.
+        let Some(target) = target else { return };
         volume.content[index] = piece;
         let (id, kind) = (volume.id.clone(), volume.kind());
         put(kind, &self.target(slot, target), index, piece);
@@ -211,7 +231,7 @@ impl Actor {
     }
 
     pub(crate) fn read(&mut self) {
-        let Some(slot) = self.slot_where(crate::soak_model::Volume::is_published) else { return };
+        let Some(slot) = self.slot_where(Volume::is_published) else { return };
         self.world.count("read");
         self.check_content(slot);
     }
@@ -233,23 +253,22 @@ impl Actor {
     /// Shows the volume if need be, compares its content, and leaves it as it was.
     pub(crate) fn look_inside(&mut self, slot: usize) {
         let Some(volume) = self.slots[slot].volume.clone() else { return };
-        if !volume.is_published() {
-            self.stage_now(slot, false);
-            let id = &volume.id;
-            let (staging, target) = (self.staging(slot), self.target(slot, 0));
-            let capability = volume.kind().capability(MODE);
-            let step = ("publish", format!("{id} for a look"));
-            self.insist(step, |c| c.publish(id, (&staging, &target), &capability, true));
-            self.slots[slot].volume.as_mut().unwrap().targets[0] = Some(true);
-            self.check_content(slot);
-            self.unpublish_now(slot, 0);
-            if !volume.staged {
-                self.unstage_now(slot);
-            }
-        } else {
-            self.check_content(slot);
-        }
         self.world.count("look inside");
+        if volume.is_published() {
+            return self.check_content(slot);
+        }
+        self.stage_now(slot, false);
+        let id = &volume.id;
+        let (staging, target) = (self.staging(slot), self.target(slot, 0));
+        let capability = volume.kind().capability(MODE);
+        let step = ("publish", format!("{id} for a look"));
+        self.insist(step, |c| c.publish(id, (&staging, &target), &capability, true));
+        self.slots[slot].volume.as_mut().unwrap().targets[0] = Some(true);
+        self.check_content(slot);
+        self.unpublish_now(slot, 0);
+        if !volume.staged {
+            self.unstage_now(slot);
+        }
     }
 
     pub(crate) fn stats(&mut self) {

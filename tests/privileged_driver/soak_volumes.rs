@@ -231,13 +231,14 @@ impl Actor {
     }
 
     pub(crate) fn node_expand(&mut self) {
-        let slot = self.any_slot();
-        let target = self.random.index(2);
+        let (slot, target) = (self.any_slot(), self.random.index(2));
+        let is_staging = self.random.one_in(2);
         let Some(volume) = &self.slots[slot].volume else { return };
         let (id, size) = (volume.id.clone(), volume.size);
-        let (is_there, path) = match self.random.one_in(2) {
-            true => (volume.staged, self.staging(slot)),
-            false => (volume.targets[target].is_some(), self.target(slot, target)),
+        let (is_there, path) = if is_staging {
+            (volume.staged, self.staging(slot))
+        } else {
+            (volume.targets[target].is_some(), self.target(slot, target))
         };
         let want = if !is_there {
             Want::Refused(Code::NotFound)

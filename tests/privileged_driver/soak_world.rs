@@ -3,6 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "writes the configuration of the driver")]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -98,7 +99,8 @@ pub(crate) fn make_pools(sandbox: &Sandbox) {
         };
         let (name, path) = (pool.name(), pool.dir(sandbox));
         // No reserve: a disk that is rather full must not decide about a test.
-        text += &format!("[[pool]]\nname = {name:?}\npath = {path:?}\nreserve = \"0\"\n{create}\n");
+        write!(text, "[[pool]]\nname = {name:?}\npath = {path:?}\nreserve = \"0\"\n{create}\n")
+            .unwrap();
     }
     std::fs::write(sandbox.path("orlop.toml"), text).unwrap();
 }
@@ -154,9 +156,9 @@ impl World {
     pub(crate) fn traces(&self) -> String {
         let mut text = String::new();
         for (client, trace) in lock(&self.traces).iter().enumerate() {
-            text += &format!("--- the last steps of client {client} ---\n");
+            writeln!(text, "--- the last steps of client {client} ---").unwrap();
             for step in trace {
-                text += &format!("{step}\n");
+                writeln!(text, "{step}").unwrap();
             }
         }
         text
