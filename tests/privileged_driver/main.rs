@@ -24,6 +24,8 @@ mod damage;
 #[cfg(test)]
 mod damage_hung;
 #[cfg(test)]
+mod damage_many;
+#[cfg(test)]
 mod damage_pool;
 #[cfg(test)]
 mod damage_release;
