@@ -90,10 +90,9 @@ fn change(record: &mut Value, field: &str, value: Value) {
         _ => {}
     }
     let (parent, name) = field.rsplit_once('/').unwrap();
-    match record.pointer_mut(parent) {
-        Some(Value::Object(map)) => drop(map.insert(name.to_owned(), value)),
-        // An earlier change made something else of it.
-        _ => {}
+    // An earlier change may have made something else of it.
+    if let Some(Value::Object(map)) = record.pointer_mut(parent) {
+        map.insert(name.to_owned(), value);
     }
 }
 
@@ -186,11 +185,15 @@ fn hostile_sizes_add_up_and_are_taken_back() {
     };
     let ids = [&victim, &neighbours[0]];
     // More than any disk has is no size.
-    ids.iter().for_each(|id| hostile(id, (1 << 60) + 1));
+    for id in ids {
+        hostile(id, (1 << 60) + 1);
+    }
     let engine = machine.engine(&[POOL]);
     assert!(ids.iter().all(|id| engine.get(id).is_err()));
     drop(engine);
-    ids.iter().for_each(|id| hostile(id, 1 << 60));
+    for id in ids {
+        hostile(id, 1 << 60);
+    }
     let engine = machine.engine(&[POOL]);
     ask_everything(&engine, &victim, "victim");
     for id in ids {

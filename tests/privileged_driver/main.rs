@@ -22,6 +22,8 @@ mod crashes;
 #[cfg(test)]
 mod damage;
 #[cfg(test)]
+mod damage_check;
+#[cfg(test)]
 mod damage_hung;
 #[cfg(test)]
 mod damage_many;
