@@ -88,7 +88,9 @@ fn a_check_finds_what_is_wrong_with_data_limits_and_copies() {
         let mut limited = Life::new(sandbox, Kind::Hostpath, "limited").with("quota", "required");
         let mut thick = Life::new(sandbox, Kind::Block, "thick").with("allocation", "thick");
         let mut plain = Life::new(sandbox, Kind::Ext4, "plain");
-        [&mut limited, &mut thick, &mut plain].map(|life| life.born(&mut driver));
+        for life in [&mut limited, &mut thick, &mut plain] {
+            life.born(&mut driver);
+        }
         let single = driver.client.snapshot("single", &plain.id).unwrap();
         let group = driver.client.group("group", &[&plain.id]).unwrap();
         assert_eq!(wrong(sandbox, &[]), Vec::<String>::new());
@@ -100,7 +102,6 @@ fn a_check_finds_what_is_wrong_with_data_limits_and_copies() {
         run("fallocate", &hole);
         let superblock = overwrite(&plain.image(), 1024, &[0; 4096]);
         let copy = below(&sandbox.path("pool/snapshots")).join("disk.img");
-        let length = std::fs::metadata(&copy).unwrap().len();
         let whole = sandbox.path("pool/whole");
         run("cp", &["--reflink=never", "--sparse=always", text(&copy), text(&whole)]);
         File::options().write(true).open(&copy).unwrap().set_len(MIB).unwrap();
@@ -122,7 +123,6 @@ fn a_check_finds_what_is_wrong_with_data_limits_and_copies() {
         std::fs::remove_dir_all(&twin).unwrap();
         std::fs::rename(&aside, &member).unwrap();
         std::fs::rename(&whole, &copy).unwrap();
-        assert_eq!(std::fs::metadata(&copy).unwrap().len(), length);
         overwrite(&plain.image(), 1024, &superblock);
         // A stage sets the limit again.
         for life in [&limited, &thick, &plain] {
