@@ -112,10 +112,10 @@ pub(super) struct Pools {
 impl Slot {
     fn state(&self) -> State {
         let state = self.lock().clone();
-        match state {
+        match &state {
             // The thread that opens it cannot say so.
             State::Waiting(_) if self.answers.is_hung() => State::Away(SILENCE.to_owned()),
-            state => state,
+            State::Ready(_) | State::Waiting(_) | State::Away(_) => state,
         }
     }
 
@@ -242,33 +242,7 @@ impl Pools {
         let may_init = self.init && config.create.is_none()
             || foundation.as_ref().is_some_and(|foundation| foundation.is_new);
         let _visit = slot.answers.visit();
-        match (Pool::look(&config.path)?, &known) {
-            (PoolLook::Pool(marker), Some(known)) if !marker.is_or_was(known) => {
-                return Err(EngineError::Away(format!(
-                    "another pool ({}) lies there, not {known}; mount the right disk",
-                    marker.uuid
-                )));
-            }
-            (PoolLook::Pool(_), _) => {}
-            (PoolLook::Absent | PoolLook::Empty | PoolLook::Foreign(_), Some(known)) => {
-                return Err(EngineError::Away(format!(
-                    "its marker pool.json (pool {known}) is not there; its disk is probably not mounted"
-                )));
-            }
-            (PoolLook::Absent | PoolLook::Empty, None) if may_init => {
-                Pool::init(&config.path, &new_marker(&config.name)?)?;
-            }
-            (PoolLook::Absent | PoolLook::Empty, None) => {
-                return Err(EngineError::Away(format!(
-                    "it is not a pool yet; run `orlop pool init --name {} {}`, or serve with --init-pools",
-                    config.name,
-                    config.path.display()
-                )));
-            }
-            (PoolLook::Foreign(found), None) => {
-                return Err(StoreError::NotEmpty { path: config.path.clone(), found }.into());
-            }
-        }
+        see_or_make(config, known.as_ref(), may_init)?;
         let store = Pool::open(&config.path, &*self.host)?;
         if known.as_ref() != Some(store.uuid()) {
             self.state.remember(&config.name, store.uuid(), &config.path)?;
@@ -450,6 +424,42 @@ impl Pools {
             reaper::drain(&pool, &*self.host);
         }
     }
+}
+
+/// The pool that is to be at a path is there; a new one is made where that may be.
+fn see_or_make(
+    config: &PoolConfig,
+    known: Option<&PoolUuid>,
+    may_init: bool,
+) -> Result<(), EngineError> {
+    match (Pool::look(&config.path)?, known) {
+        (PoolLook::Pool(marker), Some(known)) if !marker.is_or_was(known) => {
+            return Err(EngineError::Away(format!(
+                "another pool ({}) lies there, not {known}; mount the right disk",
+                marker.uuid
+            )));
+        }
+        (PoolLook::Pool(_), _) => {}
+        (PoolLook::Absent | PoolLook::Empty | PoolLook::Foreign(_), Some(known)) => {
+            return Err(EngineError::Away(format!(
+                "its marker pool.json (pool {known}) is not there; its disk is probably not mounted"
+            )));
+        }
+        (PoolLook::Absent | PoolLook::Empty, None) if may_init => {
+            Pool::init(&config.path, &new_marker(&config.name)?)?;
+        }
+        (PoolLook::Absent | PoolLook::Empty, None) => {
+            return Err(EngineError::Away(format!(
+                "it is not a pool yet; run `orlop pool init --name {} {}`, or serve with --init-pools",
+                config.name,
+                config.path.display()
+            )));
+        }
+        (PoolLook::Foreign(found), None) => {
+            return Err(StoreError::NotEmpty { path: config.path.clone(), found }.into());
+        }
+    }
+    Ok(())
 }
 
 fn away(config: &PoolConfig, reason: &str) -> EngineError {

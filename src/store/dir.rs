@@ -35,13 +35,17 @@ fn how(flags: OFlag, mode: Mode) -> OpenHow {
 /// Why a name could not be opened. A link, or something that is no directory, under one of our names is damage of what has
 /// that name; the kernel's word for it sounds like a broken disk.
 fn unopened(name: &Path, error: Errno) -> StoreError {
-    let reason = match error {
-        Errno::ELOOP => "a symbolic link lies there, which is not followed",
-        Errno::ENOTDIR => "what lies there is not a directory",
-        Errno::EXDEV => "a filesystem is mounted there",
-        error => return StoreError::io("open", name, error),
-    };
-    StoreError::Damaged { path: name.to_owned(), reason: reason.to_owned() }
+    let reasons = [
+        (Errno::ELOOP, "a symbolic link lies there, which is not followed"),
+        (Errno::ENOTDIR, "what lies there is not a directory"),
+        (Errno::EXDEV, "a filesystem is mounted there"),
+    ];
+    match reasons.into_iter().find(|(known, _)| *known == error) {
+        Some((_, reason)) => {
+            StoreError::Damaged { path: name.to_owned(), reason: reason.to_owned() }
+        }
+        None => StoreError::io("open", name, error),
+    }
 }
 
 /// Opens a file or directory beneath `parent`.

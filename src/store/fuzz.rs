@@ -86,7 +86,7 @@ fn apply(value: &mut Value, (at, change): &(Index, Change)) -> Option<String> {
             let (parent, last) = place.rsplit_once('/')?;
             match value.pointer_mut(parent)? {
                 Value::Object(map) => drop(map.remove(last)),
-                Value::Array(list) => drop(list.remove(last.parse().ok()?)),
+                Value::Array(entries) => drop(entries.remove(last.parse().ok()?)),
                 Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
             }
         }
@@ -124,7 +124,7 @@ impl<T: std::fmt::Debug> Format<T> {
     }
 
     /// A good file with some bytes changed and its end cut.
-    fn survives_bytes(&self, changes: &[(Index, u8)], cut: &Index) -> Result<(), TestCaseError> {
+    fn survives_bytes(&self, changes: &[(Index, u8)], cut: Index) -> Result<(), TestCaseError> {
         let mut text = serde_json::to_vec_pretty(&self.good).unwrap();
         for (at, byte) in changes {
             let at = at.index(text.len());
@@ -261,12 +261,12 @@ proptest! {
 
     #[test]
     fn no_bytes_are_a_panic(changes in prop::collection::vec((any::<Index>(), any::<u8>()), 0..6), cut: Index) {
-        records().survives_bytes(&changes, &cut)?;
-        snapshots().survives_bytes(&changes, &cut)?;
-        groups().survives_bytes(&changes, &cut)?;
-        markers().survives_bytes(&changes, &cut)?;
-        known_pools().survives_bytes(&changes, &cut)?;
-        managed_pools().survives_bytes(&changes, &cut)?;
+        records().survives_bytes(&changes, cut)?;
+        snapshots().survives_bytes(&changes, cut)?;
+        groups().survives_bytes(&changes, cut)?;
+        markers().survives_bytes(&changes, cut)?;
+        known_pools().survives_bytes(&changes, cut)?;
+        managed_pools().survives_bytes(&changes, cut)?;
     }
 
     #[test]

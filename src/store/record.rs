@@ -283,7 +283,7 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn records_survive_the_disk(name in "\\PC{0,40}", size in 0_u64..(1 << 62), block: bool, required: u64, inline: bool) {
+        fn records_survive_the_disk(name in "\\PC{0,40}", size in 0_u64..(1 << 60), block: bool, required in 0_u64..(1 << 60), inline: bool) {
             let mut volume = sample(&name);
             volume.pod = inline.then(|| Pod::new("u-1", &name, &name, format!("/pods/u-1/{name}")).unwrap());
             volume.size = ByteSize::new(size);

@@ -165,7 +165,7 @@ impl SharedFile {
     pub(super) fn read(&self) -> Result<Shared, String> {
         let (writer, origin) =
             (self.writer.read("shared.writer")?, self.origin.read("shared.origin")?);
-        Ok(Shared { size: ByteSize::new(self.size_bytes), writer, origin })
+        Ok(Shared { size: size("shared.sizeBytes", self.size_bytes)?, writer, origin })
     }
 }
 
@@ -194,6 +194,21 @@ pub(super) fn readable(path: &Path, content: &[u8]) -> Result<Map<String, Value>
 /// Which field is missing or not what it should be.
 pub(super) fn typed<F: serde::de::DeserializeOwned>(raw: Map<String, Value>) -> Result<F, String> {
     serde_path_to_error::deserialize(Value::Object(raw)).map_err(|error| error.to_string())
+}
+
+/// No filesystem holds more. Larger numbers would not add up any more when they are charged.
+const LARGEST: ByteSize = ByteSize::gib(1 << 30);
+
+/// A size in the field of that name.
+///
+/// # Errors
+/// It is larger than anything can be.
+pub(super) fn size(field: &str, bytes: u64) -> Result<ByteSize, String> {
+    let size = ByteSize::new(bytes);
+    if size > LARGEST {
+        return Err(format!("{field} is {bytes}, which is more than any disk has"));
+    }
+    Ok(size)
 }
 
 fn place(kind: Kind, key: &Key) -> PathBuf {
@@ -251,8 +266,8 @@ impl Snapshot {
                 source: file.source.read("source")?,
                 group: file.group.map(|group| group.read("group")).transpose()?,
                 resolved: file.resolved.read()?,
-                size: ByteSize::new(file.size_bytes),
-                charge: ByteSize::new(file.charge_bytes),
+                size: size("sizeBytes", file.size_bytes)?,
+                charge: size("chargeBytes", file.charge_bytes)?,
                 shared: file.shared.iter().map(SharedFile::read).collect::<Result<_, _>>()?,
             };
             Ok((snapshot, key))

@@ -30,7 +30,7 @@ fn mount(sandbox: &Sandbox, name: &str, directory: &str) {
 
 /// The pools p, where there is more room, and q, each on a disk of its own; q is always on ext4.
 pub(crate) fn mount_both(sandbox: &Sandbox, filesystem: &str) {
-    let mut config = String::new();
+    let mut config = Vec::new();
     for (name, directory, kind, size) in
         [("p", "pool", filesystem, 512), ("q", "other", "ext4", 256)]
     {
@@ -39,9 +39,9 @@ pub(crate) fn mount_both(sandbox: &Sandbox, filesystem: &str) {
         run(&format!("mkfs.{kind}"), &["-q", text(&image)]);
         mount(sandbox, name, directory);
         let place = sandbox.path(directory);
-        config += &format!("[[pool]]\nname = {name:?}\npath = {place:?}\nreserve = \"0\"\n");
+        config.push(format!("[[pool]]\nname = {name:?}\npath = {place:?}\nreserve = \"0\"\n"));
     }
-    std::fs::write(sandbox.path("orlop.toml"), config).unwrap();
+    std::fs::write(sandbox.path("orlop.toml"), config.concat()).unwrap();
 }
 
 /// Nothing is left in either pool, and both are unmounted.
@@ -238,6 +238,22 @@ fn blocks_of(image: &Path, place: &str) -> Vec<u64> {
     told.split_whitespace().map(|block| block.parse::<u64>().unwrap() * 4096).collect()
 }
 
+/// Everybody tells of a volume whose blocks cannot be read, and nothing is done to it.
+fn is_unreadable(sandbox: &Sandbox, driver: &Driver, life: &Life) {
+    let key = life.id.split('-').nth(2).unwrap();
+    let expected = ["DataUnreadable"];
+    assert_eq!(driver.client.health(&life.id), expected);
+    assert_eq!(driver.client.storage_health(), ["PoolFilesystemErrors"]);
+    let all = driver.client.all_health();
+    assert!(all.iter().any(|(id, told)| id.contains(key) && told == &expected), "{all:?}");
+    driver.client.delete(&life.id).unwrap_err();
+    life.try_stage(&driver.client).unwrap_err();
+    driver.client.create(&life.create).unwrap_err();
+    let found = orlop(sandbox, &["pool", "check", "--repair"]).unwrap_err();
+    assert!(found.lines().any(|row| row.contains("WRONG") && row.contains(key)), "{found}");
+    assert!(orlop(sandbox, &["volume", "list"]).unwrap().contains(key));
+}
+
 #[test]
 fn a_volume_whose_blocks_cannot_be_read_is_told_and_its_neighbours_go_on() {
     privileged(|sandbox| {
@@ -260,24 +276,8 @@ fn a_volume_whose_blocks_cannot_be_read_is_told_and_its_neighbours_go_on() {
         disk.sync_all().unwrap();
         mount(sandbox, "p", "pool");
         driver.start_again(None);
-        let expected = ["DataUnreadable"];
-        assert_eq!(driver.client.health(&life.id), expected);
-        assert_eq!(driver.client.storage_health(), ["PoolFilesystemErrors"]);
+        is_unreadable(sandbox, &driver, &life);
         assert_eq!(listed(&driver), [&*neighbour.id]);
-        assert!(
-            driver
-                .client
-                .all_health()
-                .iter()
-                .any(|(id, told)| id.contains(key) && told == &expected)
-        );
-        driver.client.delete(&life.id).unwrap_err();
-        life.try_stage(&driver.client).unwrap_err();
-        driver.client.create(&life.create).unwrap_err();
-        let found = orlop(sandbox, &["pool", "check", "--repair"]).unwrap_err();
-        assert!(found.lines().any(|l| l.contains("WRONG") && l.contains(key)), "{found}");
-        let list = orlop(sandbox, &["volume", "list"]).unwrap();
-        assert!(list.contains(key) && list.contains(&neighbour.id), "{list}");
         neighbour.up(&mut driver);
         write(neighbour.kind, &neighbour.target, "beside it");
         neighbour.down(&mut driver);

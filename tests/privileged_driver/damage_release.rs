@@ -5,9 +5,8 @@
 
 use std::path::Path;
 
-use orlop::csi::proto::ControllerModifyVolumeRequest;
 use serde_json::{Value, json};
-use tonic::{Code, Status};
+use tonic::Code;
 
 use crate::driver::Driver;
 use crate::life::{Kind, Life, check_nothing_left, read, write};
@@ -45,16 +44,6 @@ fn untouched(mut value: Value) -> Value {
     value
 }
 
-fn modify(driver: &Driver, id: &str, on_delete: &str) -> Result<(), Status> {
-    let request = ControllerModifyVolumeRequest {
-        volume_id: id.to_owned(),
-        mutable_parameters: [("onDelete".to_owned(), on_delete.to_owned())].into(),
-        ..Default::default()
-    };
-    let mut controller = driver.client.controller();
-    driver.client.runtime.block_on(controller.controller_modify_volume(request)).map(drop)
-}
-
 #[test]
 fn what_the_next_release_added_is_kept_through_every_change() {
     privileged(|sandbox| {
@@ -71,14 +60,14 @@ fn what_the_next_release_added_is_kept_through_every_change() {
             life.up(&mut driver);
             write(kind, &life.target, "written by this release");
             driver.insist("expand", |c| c.expand(&life.id, kind.grown()));
-            modify(&driver, &life.id, "retain").unwrap();
+            driver.client.modify(&life.id, "onDelete", "retain").unwrap();
             assert_eq!(driver.client.create(&life.create).unwrap().volume_id, life.id);
             let now = record(&path);
             assert_eq!(now["current"]["sizeBytes"], kind.grown());
             assert_eq!(now["current"]["onDelete"], "retain");
             assert_eq!(now["current"]["attachments"].as_array().unwrap().len(), 1);
             assert_eq!(untouched(now), untouched(written));
-            modify(&driver, &life.id, "delete").unwrap();
+            driver.client.modify(&life.id, "onDelete", "delete").unwrap();
             life.down(&mut driver);
             driver.client.detach(&life.id).unwrap();
             life.gone(&mut driver);
@@ -124,7 +113,7 @@ fn what_asks_for_the_next_release_is_never_written_and_can_be_taken_down() {
             assert!(found.contains("run that release"), "{found}");
             for refused in [
                 driver.client.expand(&life.id, kind.grown()),
-                modify(&driver, &life.id, "archive"),
+                driver.client.modify(&life.id, "onDelete", "archive"),
                 driver.client.delete(&life.id),
                 driver.client.create(&life.create).map(drop),
                 life.try_publish(&driver.client, &life.other_target("other")),

@@ -22,7 +22,11 @@ mod crashes;
 #[cfg(test)]
 mod damage;
 #[cfg(test)]
+mod damage_check;
+#[cfg(test)]
 mod damage_hung;
+#[cfg(test)]
+mod damage_many;
 #[cfg(test)]
 mod damage_pool;
 #[cfg(test)]

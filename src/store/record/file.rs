@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::super::attachment::AttachmentFile;
-use super::super::snapshot::SharedFile;
+use super::super::snapshot::{SharedFile, size};
 use super::{FORMAT, Request, Resolved, Volume};
 use crate::volume::{
     Allocation, Backend, ByteSize, CapacityRange, DirectIo, Filesystem, IdError, Limit, LimitKind,
@@ -236,7 +236,7 @@ impl RecordFile {
                 source: self.request.source.as_deref().map(source).transpose()?,
             },
             resolved: self.resolved.read()?,
-            size: ByteSize::new(self.current.size_bytes),
+            size: size("current.sizeBytes", self.current.size_bytes)?,
             on_delete: OnDelete::from_word(&self.current.on_delete)
                 .ok_or_else(|| unknown("current.onDelete", &self.current.on_delete))?,
             limit: self.limit.as_ref().map(LimitFile::read).transpose()?,
