@@ -11,8 +11,8 @@ use crate::backend::{self, ImageSpec};
 use crate::host::{FormatRecipe, PoolFilesystem, RootOwner};
 use crate::store::{Entry, Kind, Promise, Record, Request, Resolved, Shared, Volume, same_source};
 use crate::volume::{
-    AccessType, Backend, ByteSize, CreateSpec, Filesystem, Generation, Limit, MkfsOption, OnDelete,
-    Pod, PoolChoice, SizeError, Source, VolumeId,
+    AccessType, Backend, ByteSize, CreateSpec, Filesystem, Generation, Key, Limit, MkfsOption,
+    OnDelete, Pod, PoolChoice, SizeError, Source, VolumeId,
 };
 
 /// A volume that exists now.
@@ -46,7 +46,7 @@ impl Engine {
     /// # Errors
     /// See [`EngineError`]; no volume exists then that did not before.
     pub fn create(&self, spec: &CreateSpec) -> Result<Created, EngineError> {
-        if let Some(existing) = self.find_by_name(spec)? {
+        if let Some(existing) = self.find_by_name(&spec.key, &spec.parameters.pool)? {
             check_same(spec, existing.volume())?;
             return Ok(Created { id: existing.id(), size: existing.volume().size, existed: true });
         }
@@ -62,23 +62,30 @@ impl Engine {
     }
 
     /// The volume of that name, in whichever pool it is.
-    fn find_by_name(&self, spec: &CreateSpec) -> Result<Option<Located>, EngineError> {
+    ///
+    /// # Errors
+    /// It is damaged, or may be in a pool that is away while no pool is chosen.
+    pub(super) fn find_by_name(
+        &self,
+        key: &Key,
+        pool: &PoolChoice,
+    ) -> Result<Option<Located>, EngineError> {
         // First, because it opens what can be opened now.
         let away = self.pools.first_away();
-        for pool in self.pools.open_ones() {
-            let generation = match pool.store.entry(&spec.key) {
+        for open in self.pools.open_ones() {
+            let generation = match open.store.entry(key) {
                 None => continue,
                 Some(Entry::Whole { generation, .. }) => generation,
                 // Reading it again says what is wrong with it.
                 Some(Entry::Damaged { .. }) => Generation::from_bits([0; 4]),
             };
-            let id = VolumeId { pool: pool.tag(), key: spec.key.clone(), generation };
-            if let Some(located) = read(pool, &id)? {
+            let id = VolumeId { pool: open.tag(), key: key.clone(), generation };
+            if let Some(located) = read(open, &id)? {
                 return Ok(Some(located));
             }
         }
         // The volume may exist in a pool that is away; making a second one would lose the first one's data.
-        let names_one_here = match &spec.parameters.pool {
+        let names_one_here = match pool {
             PoolChoice::Any => false,
             choice @ PoolChoice::Named(_) => self.pools.chosen(choice).map(|_| true)?,
         };
@@ -199,6 +206,7 @@ impl Engine {
             shared: Vec::new(),
             pod: spec.pod.clone(),
             attachments: Vec::new(),
+            importing: None,
         });
         let (size, name) = (plan.size, &pool.name);
         let full = |error: EngineError| {

@@ -6,7 +6,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::copying::{CopySource, CopyTarget};
+use super::copying::{CopySource, CopyTarget, open_data};
 use super::create::{Filled, Plan, check_flags, size_error, wanted_filesystem};
 use super::open_pool::OpenPool;
 use super::snapshot::no_snapshot;
@@ -210,7 +210,8 @@ impl Engine {
             OriginKind::Snapshot(snapshot) => {
                 let from = origin.dir()?;
                 let name = snapshot.id(origin.pool.tag()).to_string();
-                let source = CopySource { dir: &from, resolved: origin.resolved, name: &name };
+                let (resolved, data) = (origin.resolved, open_data(&from, origin.resolved)?);
+                let source = CopySource { data: &data, resolved, name: &name };
                 self.copy_still(source, target, &Progress::default())?;
             }
         }

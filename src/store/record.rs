@@ -15,7 +15,7 @@ pub(super) use self::file::{ResolvedFile, unknown};
 use super::attachment::Attachment;
 use super::merge::merge;
 use super::snapshot::readable;
-use super::{Charge, Footprint, Kind, Name, StoreError};
+use super::{Charge, DATA, Footprint, IMAGE, Kind, Name, StoreError};
 use crate::volume::{
     Allocation, Backend, ByteSize, CapacityRange, DirectIo, Filesystem, Generation, Key, Limit,
     OnDelete, Pod, PoolTag, Source, VolumeId,
@@ -80,6 +80,15 @@ impl Resolved {
         }
     }
 
+    /// The name of the data within the volume's directory.
+    #[must_use]
+    pub const fn data_name(self) -> &'static str {
+        match self {
+            Self::Hostpath => DATA,
+            Self::Loop { .. } => IMAGE,
+        }
+    }
+
     /// It is a raw block device.
     #[must_use]
     pub const fn is_block(self) -> bool {
@@ -114,6 +123,17 @@ pub struct Volume {
     pub pod: Option<Pod>,
     /// The nodes that it is attached to; at most one entry for each.
     pub attachments: Vec<Attachment>,
+    /// Where its data comes from, for as long as that may not be in its place.
+    pub importing: Option<Importing>,
+}
+
+/// Data that lies elsewhere and becomes the volume's by a rename.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Importing {
+    /// What was named as the source of the import.
+    pub source: String,
+    /// The inode of the directory or image, in the pool's filesystem: what else may lie under its name is left alone.
+    pub inode: u64,
 }
 
 impl Volume {
@@ -126,6 +146,9 @@ impl Volume {
     /// How it can be known what it takes.
     #[must_use]
     pub const fn footprint(&self) -> Footprint {
+        if self.importing.is_some() {
+            return Footprint::Unknown;
+        }
         // A thick one shares nothing, however it was made.
         let may_share =
             matches!(self.resolved.allocation(), Allocation::Thin) && self.request.source.is_some();
@@ -215,6 +238,8 @@ impl Record {
         // A later release may have written a higher format that this one can read: it stays.
         let format = merged.get("format").cloned();
         let reader = merged.get("minReader").cloned();
+        // The one field that goes again.
+        merged.remove(file::IMPORT);
         merge(&mut merged, known);
         for (name, kept) in [("format", format), ("minReader", reader)] {
             if let Some(kept) = kept {
@@ -258,7 +283,24 @@ pub(crate) mod tests {
             shared: Vec::new(),
             pod: None,
             attachments: Vec::new(),
+            importing: None,
         }
+    }
+
+    #[test]
+    fn the_note_of_an_import_goes_and_what_is_not_known_stays() {
+        let mut volume = sample("a");
+        volume.importing = Some(Importing { source: "/srv/a \"b\"".to_owned(), inode: u64::MAX });
+        let text = Record::new(volume.clone()).to_text().unwrap();
+        let mut value: Value = serde_json::from_slice(&text).unwrap();
+        value["later"] = "kept".into();
+        let text = serde_json::to_vec(&value).unwrap();
+        let mut read = Record::parse(&volume.key, &text).unwrap();
+        assert_eq!(read.volume, volume);
+        assert_eq!(read.volume.footprint(), Footprint::Unknown, "its image may not be there");
+        read.volume.importing = None;
+        let written: Value = serde_json::from_slice(&read.to_text().unwrap()).unwrap();
+        assert_eq!((written.get(file::IMPORT), &written["later"]), (None, &Value::from("kept")));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::attachment::AttachmentFile;
 use super::super::snapshot::SharedFile;
-use super::{FORMAT, Request, Resolved, Volume};
+use super::{FORMAT, Importing, Request, Resolved, Volume};
 use crate::volume::{
     Allocation, Backend, ByteSize, CapacityRange, DirectIo, Filesystem, Limit, LimitKind, OnDelete,
     Pod, Source,
@@ -32,6 +32,17 @@ pub(super) struct RecordFile {
     limit: Option<LimitFile>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     shared: Vec<SharedFile>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    import: Option<ImportFile>,
+}
+
+/// The name of the field that is there only while data is on its way.
+pub(super) const IMPORT: &str = "import";
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ImportFile {
+    source: String,
+    inode: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -206,6 +217,10 @@ impl RecordFile {
             inline: volume.pod.as_ref().map(InlineFile::of),
             limit: volume.limit.map(LimitFile::of),
             shared: volume.shared.iter().map(SharedFile::of).collect(),
+            import: volume.importing.as_ref().map(|importing| ImportFile {
+                source: importing.source.clone(),
+                inode: importing.inode,
+            }),
         }
     }
 
@@ -246,6 +261,9 @@ impl RecordFile {
                 .into_iter()
                 .map(AttachmentFile::read)
                 .collect::<Result<_, _>>()?,
+            importing: self
+                .import
+                .map(|import| Importing { source: import.source, inode: import.inode }),
         })
     }
 }
