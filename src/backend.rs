@@ -20,7 +20,7 @@ pub use copy::{
     DirectoryCopy, ImageCopy, copy_directory, copy_image, measure_directory, seal_image,
 };
 pub use count::{AtOnce, Count, Found, Watcher, count_directory, count_tree};
-pub use hostpath::{NewLimit, create as create_directory, limit_of_new};
+pub use hostpath::{NewLimit, create as create_directory, limit_of_new, put_under_limit};
 pub use image::{
     ImageSpec, create as create_image, fill_holes, grow as grow_image, identity, lacks, loops_on,
     missing_blocks,

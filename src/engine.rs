@@ -23,6 +23,7 @@ mod expand;
 mod freeze;
 mod group;
 mod health;
+mod import;
 mod inline;
 mod limits;
 mod list;
@@ -62,6 +63,7 @@ pub use group::{FoundGroup, GroupSpec};
 pub use health::{
     Condition, Finding, HEALTH, HealthHelp, StorageTrouble, VolumeHealth, VolumeTrouble,
 };
+pub use import::{ImportRequest, Imported};
 pub use inline::InlineRequest;
 pub use list::Listed;
 pub use managed::{CreatePool, PoolBase, create_word, smallest_image, unmount_pool};
@@ -222,8 +224,15 @@ impl Engine {
         &self.topology
     }
 
-    /// The volume of an id. Inline volumes have another one for kubelet (see `inline`), and none for the controller.
+    /// The volume of an id, to be used: its data is in its place.
     fn locate(&self, id: &VolumeId) -> Result<Located, EngineError> {
+        let located = self.locate_any(id)?;
+        refuse_unfinished(&located)?;
+        Ok(located)
+    }
+
+    /// The volume of an id. Inline volumes have another one for kubelet (see `inline`), and none for the controller.
+    fn locate_any(&self, id: &VolumeId) -> Result<Located, EngineError> {
         let made = self.find(id)?.filter(|located| located.volume().pod.is_none());
         made.ok_or_else(|| EngineError::no_volume(id))
     }
@@ -280,6 +289,14 @@ impl Engine {
             )));
         }
         Ok(Some(path))
+    }
+}
+
+/// The data of a volume that is being imported may not be in its place.
+fn refuse_unfinished(located: &Located) -> Result<(), EngineError> {
+    match located.volume().importing {
+        Some(_) => Err(import::unfinished(located)),
+        None => Ok(()),
     }
 }
 

@@ -6,13 +6,13 @@ use super::capacity::no_room;
 use super::open_pool::OpenPool;
 use super::snapshot::{generation, now};
 use super::source::Origin;
-use super::{Engine, EngineError, Located, read};
+use super::{Engine, EngineError, Located, read, refuse_unfinished};
 use crate::backend::{self, ImageSpec};
 use crate::host::{FormatRecipe, PoolFilesystem, RootOwner};
 use crate::store::{Entry, Kind, Promise, Record, Request, Resolved, Shared, Volume, same_source};
 use crate::volume::{
-    AccessType, Backend, ByteSize, CreateSpec, Filesystem, Generation, Key, Limit, MkfsOption,
-    OnDelete, Pod, PoolChoice, SizeError, Source, VolumeId,
+    AccessType, Allocation, Backend, ByteSize, CreateSpec, Filesystem, Generation, Key, Limit,
+    MkfsOption, OnDelete, Pod, PoolChoice, SizeError, Source, VolumeId,
 };
 
 /// A volume that exists now.
@@ -48,6 +48,7 @@ impl Engine {
     pub fn create(&self, spec: &CreateSpec) -> Result<Created, EngineError> {
         if let Some(existing) = self.find_by_name(&spec.key, &spec.parameters.pool)? {
             check_same(spec, existing.volume())?;
+            refuse_unfinished(&existing)?;
             return Ok(Created { id: existing.id(), size: existing.volume().size, existed: true });
         }
         self.check_requisite(&spec.requisite)?;
@@ -57,7 +58,11 @@ impl Engine {
             Some(origin) => self.plan_copy(spec, origin)?,
         };
         let pools = self.possible_pools(spec, &plan, origin.as_ref())?;
-        let (pool, promise) = self.reserve_in_one(&pools, spec, &plan, origin.as_ref())?;
+        let (pool, promise) =
+            self.reserve_in_first(&pools, plan.resolved.allocation(), |pool| {
+                let shared = self.most_shared_with(spec, pool, origin.as_ref())?;
+                Ok(plan.size.saturating_add(shared))
+            })?;
         self.make(spec, &plan, pool, origin.as_ref(), promise)
     }
 
@@ -126,17 +131,16 @@ impl Engine {
     }
 
     /// Promises what the volume will take in the first pool that has the room by now.
-    fn reserve_in_one<'a>(
+    pub(super) fn reserve_in_first<'a>(
         &self,
         pools: &'a [Arc<OpenPool>],
-        spec: &CreateSpec,
-        plan: &Plan,
-        origin: Option<&Origin>,
-    ) -> Result<(&'a OpenPool, Promise<'a>), EngineError> {
+        allocation: Allocation,
+        needs: impl Fn(&OpenPool) -> Result<ByteSize, EngineError>,
+    ) -> Result<(&'a Arc<OpenPool>, Promise<'a>), EngineError> {
         let mut refusal: Option<(ByteSize, EngineError)> = None;
         for pool in pools {
-            let needs = plan.size.saturating_add(self.most_shared_with(spec, pool, origin)?);
-            match pool.reserve(needs, plan.resolved.allocation(), &*self.host)? {
+            let needs = needs(pool)?;
+            match pool.reserve(needs, allocation, &*self.host)? {
                 Ok(promise) => return Ok((pool, promise)),
                 Err(room) if refusal.as_ref().is_none_or(|(most, _)| room > *most) => {
                     refusal = Some((room, no_room(needs, &pool.name, room)));

@@ -41,6 +41,10 @@ impl Engine {
         findings: &mut Findings,
     ) {
         let volume = located.volume();
+        if let Some(note) = &volume.importing {
+            let detail = format!("its data comes from {}", note.source);
+            return findings.add(Condition::ImportUnfinished, &detail);
+        }
         let dir = match located.pool.store.open_volume(&volume.key) {
             Ok(dir) => dir,
             Err(error) => return add_unopened(findings, "the volume's directory", &error),
