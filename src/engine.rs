@@ -73,6 +73,7 @@ pub use pools::{PoolConfig, PoolReport, PoolStatus};
 pub use publish::PublishRequest;
 pub use snapshot::{FoundSnapshot, SnapshotSpec};
 pub use stage::StageRequest;
+pub use system::KUBELET_DIR;
 pub use usage::{Basis, Usage, Used, VolumeUsage};
 
 use crate::host::Host;

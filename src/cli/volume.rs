@@ -1,4 +1,7 @@
-//! `orlop volume`: list volumes, and give up what will not come back.
+//! `orlop volume`: list volumes, import and describe them, and give up what will not come back.
+
+mod import;
+mod manifest;
 
 use std::io::Write;
 
@@ -16,6 +19,10 @@ use crate::volume::VolumeId;
 pub(super) enum VolumeCommand {
     /// List the volumes of the configured pools, also while the daemon is down
     List(VolumeListArgs),
+    /// Make a volume of a directory or disk image, and print the PersistentVolume for it
+    Import(import::ImportArgs),
+    /// Print the PersistentVolume of a volume, for static provisioning
+    Manifest(manifest::ManifestArgs),
     /// Give up a volume whose pool will not come back, so that Kubernetes can delete it
     Forget(ForgetArgs),
 }
@@ -40,6 +47,8 @@ pub(super) struct ForgetArgs {
 pub(super) fn run(command: &VolumeCommand) -> Result<(), Failure> {
     match command {
         VolumeCommand::List(args) => list(args),
+        VolumeCommand::Import(args) => import::run(args),
+        VolumeCommand::Manifest(args) => manifest::run(args),
         VolumeCommand::Forget(args) => {
             offline::forget(&args.pools.root_dir, &args.pools.pools()?, &args.id, &args.id.pool)?;
             writeln!(
@@ -65,6 +74,9 @@ fn list(args: &VolumeListArgs) -> Result<(), Failure> {
 
 /// An inline volume says whose it is: Kubernetes has no object for it.
 fn state(volume: &Volume) -> String {
+    if let Some(note) = &volume.importing {
+        return format!("half imported from {}; repeat that", note.source.escape_default());
+    }
     match &volume.pod {
         Some(pod) => {
             let pod = format!("{}/{}", pod.namespace(), pod.name());
@@ -80,7 +92,8 @@ fn json_of(volume: &VolumeLine) -> serde_json::Value {
             "id": volume.id.as_ref().map(ToString::to_string),
             "name": record.name,
             "pool": volume.pool,
-            "state": "ready",
+            "state": if record.importing.is_some() { "importing" } else { "ready" },
+            "importing": record.importing.as_ref().map(|note| note.source.as_str()),
             "backend": record.resolved.backend().as_str(),
             "sizeBytes": record.size.bytes(),
             "usedBytes": volume.used.map(|used| used.bytes.bytes()),

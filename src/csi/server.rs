@@ -21,9 +21,10 @@ use super::group::GroupController;
 use super::identity::Identity;
 use super::metadata::SnapshotMetadata;
 use super::node::Node;
+use super::operator::Operator;
 use super::proto::{
     controller_server, group_controller_server, identity_server, node_server,
-    snapshot_metadata_server,
+    orlop::operator_server, snapshot_metadata_server,
 };
 use super::{Features, Jobs, sweep};
 use crate::engine::Engine;
@@ -208,6 +209,11 @@ pub async fn serve(
         })
         .collect();
     let ServerConfig { driver_name, node_id: name, features, .. } = config;
+    let operator = Operator {
+        engine: Arc::clone(&engine),
+        jobs: Arc::clone(&jobs),
+        driver_name: driver_name.clone(),
+    };
     let identity = Identity { driver_name, engine: Arc::clone(&engine) };
     let controller = Controller { engine: Arc::clone(&engine), jobs: Arc::clone(&jobs), features };
     let group = GroupController { engine: Arc::clone(&engine), jobs: Arc::clone(&jobs) };
@@ -225,6 +231,7 @@ pub async fn serve(
         .add_service(node_server::NodeServer::new(node))
         .add_service(group_controller_server::GroupControllerServer::new(group))
         .add_service(snapshot_metadata_server::SnapshotMetadataServer::new(metadata))
+        .add_service(operator_server::OperatorServer::new(operator))
         .serve_with_incoming_shutdown(incoming, stop);
     let served = tokio::select! {
         served = serving => served,

@@ -221,6 +221,32 @@ pub fn volumes(configured: &[PoolConfig], count: bool) -> (Vec<VolumeLine>, Vec<
     })
 }
 
+/// The volume of an id, for those who use it by that.
+///
+/// # Errors
+/// It is not there, damaged, half imported or a pod's own, or its pool cannot be read.
+pub fn volume(configured: &[PoolConfig], id: &VolumeId) -> Result<Volume, EngineError> {
+    let views = configured.iter().filter_map(|config| PoolView::open(&config.path).ok());
+    let view = views.into_iter().find(|view| view.uuid().tag() == id.pool).ok_or_else(|| {
+        EngineError::Away(format!(
+            "the pool {} of volume {id} is none of those that are configured and here",
+            id.pool
+        ))
+    })?;
+    let volume = view
+        .volume(&id.key)
+        .map_err(|source| EngineError::Damaged { what: format!("volume {id}"), source })?;
+    let volume = volume.filter(|volume| volume.generation == id.generation && volume.pod.is_none());
+    match volume {
+        Some(Volume { importing: Some(note), .. }) => Err(EngineError::Precondition(format!(
+            "volume {id} is half imported from {}; repeat that first",
+            note.source
+        ))),
+        Some(volume) => Ok(volume),
+        None => Err(EngineError::no_volume(id)),
+    }
+}
+
 /// The snapshots of all pools that can be read, by pool and key, and what is wrong with the other pools.
 #[must_use]
 pub fn snapshots(configured: &[PoolConfig]) -> (Vec<SnapshotLine>, Vec<String>) {
