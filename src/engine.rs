@@ -295,10 +295,7 @@ impl Engine {
 
 /// The data of a volume that is being imported may not be in its place.
 fn refuse_unfinished(located: &Located) -> Result<(), EngineError> {
-    match located.volume().importing {
-        Some(_) => Err(import::unfinished(located)),
-        None => Ok(()),
-    }
+    if located.volume().is_moving() { Err(import::unfinished(located)) } else { Ok(()) }
 }
 
 /// Reads the record of a volume; `None` when it was removed by hand since it was listed.

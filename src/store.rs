@@ -64,7 +64,7 @@ pub use marker::{Marker, PoolLook, make_path as make_directories, open_directory
 pub use outside::Outside;
 pub use pool::Pool;
 pub use promise::Promise;
-pub use record::{Importing, Record, Request, Resolved, Shared, Volume};
+pub use record::{Import, Record, Request, Resolved, Shared, Volume};
 pub use snapshot::{Group, Name, Snapshot, same_source};
 pub use state::{MarksLock, PoolLock, StateDir};
 pub use taken::Taken;

@@ -12,7 +12,7 @@ use super::Failure;
 use super::config::{ListArgs, PoolArgs};
 use super::table::{self, Output};
 use crate::engine::offline::{self, CopyLine, VolumeLine};
-use crate::store::{Kind, Volume};
+use crate::store::{Import, Kind, Volume};
 use crate::volume::VolumeId;
 
 #[derive(Debug, Subcommand)]
@@ -74,8 +74,8 @@ fn list(args: &VolumeListArgs) -> Result<(), Failure> {
 
 /// An inline volume says whose it is: Kubernetes has no object for it.
 fn state(volume: &Volume) -> String {
-    if let Some(note) = &volume.importing {
-        return format!("half imported from {}; repeat that", note.source.escape_default());
+    if let Some(Import { source, moving: Some(_) }) = &volume.import {
+        return format!("half imported from {}; repeat that", source.escape_default());
     }
     match &volume.pod {
         Some(pod) => {
@@ -92,8 +92,8 @@ fn json_of(volume: &VolumeLine) -> serde_json::Value {
             "id": volume.id.as_ref().map(ToString::to_string),
             "name": record.name,
             "pool": volume.pool,
-            "state": if record.importing.is_some() { "importing" } else { "ready" },
-            "importing": record.importing.as_ref().map(|note| note.source.as_str()),
+            "state": if record.is_moving() { "importing" } else { "ready" },
+            "importedFrom": record.import.as_ref().map(|import| import.source.as_str()),
             "backend": record.resolved.backend().as_str(),
             "sizeBytes": record.size.bytes(),
             "usedBytes": volume.used.map(|used| used.bytes.bytes()),

@@ -210,7 +210,7 @@ impl Engine {
             shared: Vec::new(),
             pod: spec.pod.clone(),
             attachments: Vec::new(),
-            importing: None,
+            import: None,
         });
         let (size, name) = (plan.size, &pool.name);
         let full = |error: EngineError| {

@@ -13,7 +13,7 @@ impl Engine {
         let Some(located) = self.find_unless_forgotten(id)? else {
             return Ok(());
         };
-        if located.volume().importing.is_some() {
+        if located.volume().is_moving() {
             return self.give_up_import(&located);
         }
         self.refuse_attached(&located)?;

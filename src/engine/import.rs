@@ -12,7 +12,7 @@ mod kept;
 mod moving;
 mod source;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use self::kept::Place;
@@ -20,7 +20,8 @@ use self::source::{Source, plain};
 use super::open_pool::OpenPool;
 use super::snapshot::{generation, now};
 use super::{Engine, EngineError, Located};
-use crate::store::{Importing, Record, Request, Resolved, Volume};
+use crate::backend::STEP;
+use crate::store::{Import, Record, Request, Resolved, Volume};
 use crate::volume::{
     Allocation, ByteSize, CapacityRange, Key, OnDelete, Parameters, PoolChoice, VolumeId,
 };
@@ -127,12 +128,16 @@ impl Engine {
         }
         let name = checked_name(request.name.as_deref())?;
         if let Some(existing) = self.find_by_name(&Key::of_name(name), &request.pool)? {
-            return match existing.volume().importing.clone() {
-                Some(note) if path.to_str() == Some(note.source.as_str()) && !request.copy => {
-                    self.go_on(request, existing, &note, &place)
+            return match existing.volume().import.clone() {
+                Some(Import { source, moving: Some(inode) }) => {
+                    if path.to_str() == Some(&source) && !request.copy {
+                        self.go_on(request, existing, &source, inode, &place)
+                    } else {
+                        Err(unfinished(&existing))
+                    }
                 }
-                Some(_) => Err(unfinished(&existing)),
-                None => Err(name_is_taken(&existing)),
+                Some(_) if is_done(request, &path, &existing) => Ok(Imported::of(&existing)),
+                Some(_) | None => Err(name_is_taken(&existing)),
             };
         }
         let source = self.look_at_source(&path, &place, request.copy)?;
@@ -143,13 +148,13 @@ impl Engine {
         }
     }
 
-    /// What the record of an imported volume says; `note` while its data is not in its place.
+    /// What the record of an imported volume says; when it is moving with a note that its data is not in its place.
     fn imported(
         request: &ImportRequest,
         name: &str,
         source: &Source,
         size: ByteSize,
-        note: Option<Importing>,
+        moving: bool,
     ) -> Result<Record, EngineError> {
         let resolved = source.resolved;
         let on_delete = request.on_delete.unwrap_or(OnDelete::Retain);
@@ -178,7 +183,11 @@ impl Engine {
             shared: Vec::new(),
             pod: None,
             attachments: Vec::new(),
-            importing: note,
+            import: Some(Import {
+                // What was named, which of a kept volume is the directory above its data.
+                source: plain(&request.source)?.to_string_lossy().into_owned(),
+                moving: moving.then_some(source.outside.identity().inode),
+            }),
         }))
     }
 
@@ -203,10 +212,19 @@ impl Engine {
     }
 }
 
+/// The volume is what an earlier run of the same command made. Of a move nothing is left where the data was.
+fn is_done(request: &ImportRequest, path: &Path, existing: &Located) -> bool {
+    let volume = existing.volume();
+    let source = volume.import.as_ref().map(|import| Path::new(&import.source));
+    source == Some(path)
+        && (request.copy || std::fs::symlink_metadata(path).is_err())
+        && request.size.is_none_or(|size| size.round_up(STEP) == Some(volume.size))
+}
+
 /// The data of a volume may not be in its place yet.
 pub(super) fn unfinished(located: &Located) -> EngineError {
     let volume = located.volume();
-    let source = volume.importing.as_ref().map_or("", |note| note.source.as_str());
+    let source = volume.import.as_ref().map_or("", |import| import.source.as_str());
     EngineError::Precondition(format!(
         "the import of volume {} has not ended; repeat it: orlop volume import {source:?} --name {:?}",
         located.id(),

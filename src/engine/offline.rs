@@ -238,9 +238,8 @@ pub fn volume(configured: &[PoolConfig], id: &VolumeId) -> Result<Volume, Engine
         .map_err(|source| EngineError::Damaged { what: format!("volume {id}"), source })?;
     let volume = volume.filter(|volume| volume.generation == id.generation && volume.pod.is_none());
     match volume {
-        Some(Volume { importing: Some(note), .. }) => Err(EngineError::Precondition(format!(
-            "volume {id} is half imported from {}; repeat that first",
-            note.source
+        Some(volume) if volume.is_moving() => Err(EngineError::Precondition(format!(
+            "the import of volume {id} has not ended; repeat it first (orlop volume list says from where)"
         ))),
         Some(volume) => Ok(volume),
         None => Err(EngineError::no_volume(id)),

@@ -123,17 +123,18 @@ pub struct Volume {
     pub pod: Option<Pod>,
     /// The nodes that it is attached to; at most one entry for each.
     pub attachments: Vec<Attachment>,
-    /// Where its data comes from, for as long as that may not be in its place.
-    pub importing: Option<Importing>,
+    /// Where its data comes from, when it was imported.
+    pub import: Option<Import>,
 }
 
-/// Data that lies elsewhere and becomes the volume's by a rename.
+/// Where the data of a volume comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Importing {
-    /// What was named as the source of the import.
+pub struct Import {
+    /// What was named as the source.
     pub source: String,
-    /// The inode of the directory or image, in the pool's filesystem: what else may lie under its name is left alone.
-    pub inode: u64,
+    /// The inode of the directory or image, in the pool's filesystem, for as long as it may not be in its place: whatever
+    /// else may have its name by then is left alone.
+    pub moving: Option<u64>,
 }
 
 impl Volume {
@@ -146,7 +147,7 @@ impl Volume {
     /// How it can be known what it takes.
     #[must_use]
     pub const fn footprint(&self) -> Footprint {
-        if self.importing.is_some() {
+        if self.is_moving() {
             return Footprint::Unknown;
         }
         // A thick one shares nothing, however it was made.
@@ -159,6 +160,12 @@ impl Volume {
             }
             (Backend::Loop | Backend::Hostpath, _) => Footprint::Unknown,
         }
+    }
+
+    /// Its data may not be in its place: an import has not ended.
+    #[must_use]
+    pub const fn is_moving(&self) -> bool {
+        matches!(self.import, Some(Import { moving: Some(_), .. }))
     }
 
     /// Its name within its pool.
@@ -238,7 +245,7 @@ impl Record {
         // A later release may have written a higher format that this one can read: it stays.
         let format = merged.get("format").cloned();
         let reader = merged.get("minReader").cloned();
-        // The one field that goes again.
+        // The one field in which something goes again.
         merged.remove(file::IMPORT);
         merge(&mut merged, known);
         for (name, kept) in [("format", format), ("minReader", reader)] {
@@ -283,24 +290,27 @@ pub(crate) mod tests {
             shared: Vec::new(),
             pod: None,
             attachments: Vec::new(),
-            importing: None,
+            import: None,
         }
     }
 
     #[test]
-    fn the_note_of_an_import_goes_and_what_is_not_known_stays() {
+    fn the_note_of_a_move_goes_and_what_is_not_known_stays() {
         let mut volume = sample("a");
-        volume.importing = Some(Importing { source: "/srv/a \"b\"".to_owned(), inode: u64::MAX });
+        let source = "/srv/a \"b\"";
+        volume.import = Some(Import { source: source.to_owned(), moving: Some(u64::MAX) });
         let text = Record::new(volume.clone()).to_text().unwrap();
         let mut value: Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(value["import"]["movingInode"], u64::MAX);
         value["later"] = "kept".into();
         let text = serde_json::to_vec(&value).unwrap();
         let mut read = Record::parse(&volume.key, &text).unwrap();
         assert_eq!(read.volume, volume);
         assert_eq!(read.volume.footprint(), Footprint::Unknown, "its image may not be there");
-        read.volume.importing = None;
+        read.volume.import = Some(Import { source: source.to_owned(), moving: None });
         let written: Value = serde_json::from_slice(&read.to_text().unwrap()).unwrap();
-        assert_eq!((written.get(file::IMPORT), &written["later"]), (None, &Value::from("kept")));
+        assert_eq!(written["import"], serde_json::json!({ "source": source }));
+        assert_eq!(written["later"], "kept");
     }
 
     #[test]

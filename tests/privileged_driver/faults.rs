@@ -20,8 +20,9 @@ pub(crate) struct Cases {
     failed: Vec<(&'static str, Kind)>,
 }
 
-/// The beginnings of the points that other tests have: those of `inline`, `snapshots`, `managed` and `limit_faults`.
-const ELSEWHERE: [&str; 10] = [
+/// The beginnings of the points that other tests have: those of `inline`, `snapshots`, `managed`,
+/// `limit_faults` and `import_faults`.
+const ELSEWHERE: [&str; 12] = [
     "engine.inline.",
     "engine.freeze.",
     "backend.copy.",
@@ -32,6 +33,8 @@ const ELSEWHERE: [&str; 10] = [
     "host.project.",
     "host.quota.",
     "backend.image.reserving",
+    "store.import.",
+    "engine.import.",
 ];
 
 /// The points of this driver in the life of a volume that begins empty and has a claim.

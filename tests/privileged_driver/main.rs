@@ -32,6 +32,10 @@ mod filling;
 #[cfg(test)]
 mod health;
 #[cfg(test)]
+mod import;
+#[cfg(test)]
+mod import_faults;
+#[cfg(test)]
 mod inline;
 #[cfg(test)]
 mod life;

@@ -29,7 +29,7 @@ impl Engine {
             source.fits(size, pool.limit_for(Quota::Auto, &*self.host)?)?;
         }
         self.check_on_delete(request, pool, source.resolved)?;
-        let mut record = Self::imported(request, name, source, size, None)?;
+        let mut record = Self::imported(request, name, source, size, false)?;
         let full = |error: EngineError| {
             error.when_full(|cause| {
                 EngineError::NoSpace(format!(

@@ -56,7 +56,7 @@ impl Engine {
         let id = id(pool, kept);
         if let Some(existing) = self.find_by_name(&id.key, &PoolChoice::Named(pool.name.clone()))? {
             return match existing.id() == id {
-                true if existing.volume().importing.is_none() => Ok(Imported::of(&existing)),
+                true if !existing.volume().is_moving() => Ok(Imported::of(&existing)),
                 true => Err(unfinished(&existing)),
                 false => Err(name_is_taken(&existing)),
             };

@@ -18,7 +18,7 @@ use crate::engine::open_pool::OpenPool;
 use crate::engine::{Engine, EngineError, Located, chain, reaper};
 use crate::fault;
 use crate::host::{HostError, PoolFilesystem};
-use crate::store::{DATA, Grave, Importing, Kept, Kind, Outside, Promise, Record, Resolved};
+use crate::store::{DATA, Grave, Kept, Kind, Outside, Promise, Record, Resolved};
 use crate::volume::{Allocation, ByteSize, Quota};
 
 impl Engine {
@@ -42,7 +42,7 @@ impl Engine {
             source.fits(size, pool.limit_for(Quota::Auto, &*self.host)?)?;
         }
         self.check_on_delete(request, pool, source.resolved)?;
-        let record = Self::imported(request, name, source, size, Some(note(source, None)?))?;
+        let record = Self::imported(request, name, source, size, true)?;
         self.begin_move(Arc::clone(pool), record, promise, &source.outside, place)
     }
 
@@ -63,8 +63,7 @@ impl Engine {
             )));
         }
         self.check_on_delete(request, pool, old.resolved)?;
-        let note = note(source, Some(request))?;
-        let mut record = Self::imported(request, name, source, old.size, Some(note))?;
+        let mut record = Self::imported(request, name, source, old.size, true)?;
         let promise = pool.store.promise_of_kept(kept, &old);
         record.volume.on_delete = request.on_delete.unwrap_or(old.on_delete);
         (record.volume.request, record.volume.resolved) = (old.request, old.resolved);
@@ -166,7 +165,8 @@ impl Engine {
         &self,
         request: &ImportRequest,
         located: Located,
-        note: &Importing,
+        source: &str,
+        inode: u64,
         place: &Place,
     ) -> Result<Imported, EngineError> {
         let (id, volume) = (located.id(), located.volume());
@@ -180,7 +180,7 @@ impl Engine {
             )));
         }
         let in_place = located.pool.store.data_in_place(volume)?;
-        if in_place == Some(note.inode) {
+        if in_place == Some(inode) {
             located.pool.store.flush_move()?;
             return self.complete(located, place);
         }
@@ -189,14 +189,13 @@ impl Engine {
                 "what is in the place of the data of volume {id} is not what was moved there; move it out of the volume's directory, then repeat"
             )));
         }
-        let source = self.look_at_source(note.source.as_ref(), place, false)?;
-        if source.outside.identity().inode != note.inode {
+        let found = self.look_at_source(source.as_ref(), place, false)?;
+        if found.outside.identity().inode != inode {
             return Err(EngineError::Precondition(format!(
-                "{} is not what it was when its import began; delete volume {id}, which has no data yet, and import it anew",
-                note.source
+                "{source} is not what it was when its import began; delete volume {id}, which has no data yet, and import it anew"
             )));
         }
-        match self.rename_in(&located, &source.outside) {
+        match self.rename_in(&located, &found.outside) {
             Ok(()) => self.complete(located, place),
             Err(error) => Err(self.taken_back(&located, error)),
         }
@@ -227,7 +226,9 @@ impl Engine {
         located.pool.hold(located.volume(), &*self.host)?;
         let failed = |e| HostError::call("complete the import of", located.id().to_string(), e);
         fault::point!("engine.import.completing").map_err(failed)?;
-        located.record.volume.importing = None;
+        if let Some(import) = &mut located.record.volume.import {
+            import.moving = None;
+        }
         Ok(located.pool.store.update(&located.record)?)
     }
 
@@ -261,7 +262,7 @@ impl Engine {
         }
         pool.store.bury(&located.record, Grave::Trash)?;
         reaper::wake(pool, &self.host);
-        let source = volume.importing.as_ref().map(|note| note.source.as_ref());
+        let source = volume.import.as_ref().map(|import| import.source.as_ref());
         if let Some(Place::Kept(pool, kept)) = source.map(|source| self.place(source)) {
             pool.store.charge_kept(&kept);
         }
@@ -278,19 +279,6 @@ fn inherit(located: &mut Located, pool: &OpenPool, kept: &Kept) -> Result<(), En
         pool.store.update(&located.record)?;
     }
     Ok(pool.store.close_kept(kept)?)
-}
-
-/// What is written down before anything is moved.
-fn note(source: &Source, kept: Option<&ImportRequest>) -> Result<Importing, EngineError> {
-    // Of a kept volume the directory was named, not the data in it.
-    let named = match kept {
-        Some(request) => super::source::plain(&request.source)?,
-        None => source.outside.path().to_owned(),
-    };
-    Ok(Importing {
-        source: named.to_string_lossy().into_owned(),
-        inode: source.outside.identity().inode,
-    })
 }
 
 /// The data is in the volume, and something that has to be done there failed.

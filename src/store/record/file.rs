@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::attachment::AttachmentFile;
 use super::super::snapshot::SharedFile;
-use super::{FORMAT, Importing, Request, Resolved, Volume};
+use super::{FORMAT, Import, Request, Resolved, Volume};
 use crate::volume::{
     Allocation, Backend, ByteSize, CapacityRange, DirectIo, Filesystem, Limit, LimitKind, OnDelete,
     Pod, Source,
@@ -36,13 +36,16 @@ pub(super) struct RecordFile {
     import: Option<ImportFile>,
 }
 
-/// The name of the field that is there only while data is on its way.
+/// The name of that field.
 pub(super) const IMPORT: &str = "import";
 
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct ImportFile {
     source: String,
-    inode: u64,
+    /// There only while the data may not be in its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    moving_inode: Option<u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -217,9 +220,9 @@ impl RecordFile {
             inline: volume.pod.as_ref().map(InlineFile::of),
             limit: volume.limit.map(LimitFile::of),
             shared: volume.shared.iter().map(SharedFile::of).collect(),
-            import: volume.importing.as_ref().map(|importing| ImportFile {
-                source: importing.source.clone(),
-                inode: importing.inode,
+            import: volume.import.as_ref().map(|import| ImportFile {
+                source: import.source.clone(),
+                moving_inode: import.moving,
             }),
         }
     }
@@ -261,9 +264,9 @@ impl RecordFile {
                 .into_iter()
                 .map(AttachmentFile::read)
                 .collect::<Result<_, _>>()?,
-            importing: self
+            import: self
                 .import
-                .map(|import| Importing { source: import.source, inode: import.inode }),
+                .map(|import| Import { source: import.source, moving: import.moving_inode }),
         })
     }
 }
