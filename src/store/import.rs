@@ -67,7 +67,13 @@ impl Pool {
     /// It is damaged, or a system call failed.
     pub fn kept_record(&self, kept: &Kept) -> Result<Option<Record>, StoreError> {
         let fd = dir::find_dir(self.directories().grave(kept.grave), kept.name())?;
-        fd.map(|fd| read_record(fd.as_fd(), &kept.itself.key)).transpose()
+        let Some(fd) = fd else { return Ok(None) };
+        let has = |name: &str| dir::stat(fd.as_fd(), OsStr::new(name)).map(|stat| stat.is_some());
+        if !has(RECORD)? && !has(DATA)? && !has(IMAGE)? {
+            // What is left of one whose data has moved on.
+            return Ok(None);
+        }
+        read_record(fd.as_fd(), &kept.itself.key).map(Some)
     }
 
     /// The data of a kept volume.

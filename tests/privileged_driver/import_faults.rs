@@ -129,9 +129,8 @@ impl Way {
     fn data_at(place: &Path) -> Option<PathBuf> {
         let inside = ["data", "disk.img"].map(|name| place.join(name));
         let inside = inside.into_iter().find(|data| data.exists());
-        inside.or_else(|| {
-            (place.exists() && !place.join("volume.json").exists()).then(|| place.into())
-        })
+        let is_source = place.ends_with("source") && place.exists();
+        inside.or_else(|| is_source.then(|| place.to_owned()))
     }
 }
 
