@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::proto::orlop::{ImportVolumeRequest, ImportVolumeResponse, operator_server};
+use super::proto::operator::{ImportVolumeRequest, ImportVolumeResponse, operator_server};
 use super::{Claims, Jobs, request, rpc};
 use crate::engine::{Engine, Imported};
 use crate::store::Resolved;

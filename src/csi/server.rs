@@ -24,7 +24,7 @@ use super::node::Node;
 use super::operator::Operator;
 use super::proto::{
     controller_server, group_controller_server, identity_server, node_server,
-    orlop::operator_server, snapshot_metadata_server,
+    operator::operator_server, snapshot_metadata_server,
 };
 use super::{Features, Jobs, sweep};
 use crate::engine::Engine;

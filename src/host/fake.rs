@@ -196,6 +196,7 @@ impl Host for FakeHost {
     }
 
     fn mounts_in_sight(&self) -> Result<Vec<MountTable>, HostError> {
+        drop(self.look("mounts_in_sight", Path::new("/proc"))?);
         Ok(vec![self.mounts()?])
     }
 

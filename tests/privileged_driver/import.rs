@@ -165,7 +165,7 @@ fn a_running_driver_imports_and_serves_what_was_imported() {
     });
 }
 
-fn key(id: &str) -> &str {
+pub(crate) fn key(id: &str) -> &str {
     id.split('-').nth(2).unwrap()
 }
 

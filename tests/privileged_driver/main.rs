@@ -36,6 +36,8 @@ mod import;
 #[cfg(test)]
 mod import_faults;
 #[cfg(test)]
+mod import_limits;
+#[cfg(test)]
 mod inline;
 #[cfg(test)]
 mod life;

@@ -2,7 +2,7 @@
 
 use tonic::Status;
 
-use super::super::proto::orlop::ImportVolumeRequest;
+use super::super::proto::operator::ImportVolumeRequest;
 use super::{invalid, path};
 use crate::engine::ImportRequest;
 use crate::volume::{ByteSize, OnDelete, PoolChoice};
