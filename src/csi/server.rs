@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use nix::sys::stat::{Mode, umask};
 use tokio::net::UnixListener;
+use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
@@ -201,13 +202,7 @@ pub async fn serve(
         |source| EndpointError::Io { operation: "listen at", path: file.path.clone(), source };
     let incoming = UnixListenerStream::new(UnixListener::from_std(socket).map_err(failed)?);
     let jobs = Arc::new(Jobs::default());
-    let watchers: Vec<_> = engine
-        .pool_names()
-        .into_iter()
-        .map(|name| {
-            tokio::spawn(watch_pool(Arc::clone(&engine), Arc::clone(&jobs), name, config.retry))
-        })
-        .collect();
+    let watchers = watch_pools(&engine, &jobs, config.retry);
     let ServerConfig { driver_name, node_id: name, features, .. } = config;
     let operator = Operator {
         engine: Arc::clone(&engine),
@@ -250,6 +245,12 @@ pub async fn serve(
     jobs.idle().await;
     file.remove();
     Ok(served?)
+}
+
+/// One task for each pool.
+fn watch_pools(engine: &Arc<Engine>, jobs: &Arc<Jobs>, retry: Duration) -> Vec<JoinHandle<()>> {
+    let watch = |name| tokio::spawn(watch_pool(Arc::clone(engine), Arc::clone(jobs), name, retry));
+    engine.pool_names().into_iter().map(watch).collect()
 }
 
 /// Opens a pool now and looks at it again from time to time. One task each: a hung disk holds up only its own pool.

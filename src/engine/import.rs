@@ -92,7 +92,7 @@ impl ImportRequest {
     /// The key of the volume that it is about; `None` when it cannot become one.
     #[must_use]
     pub fn key(&self) -> Option<Key> {
-        let kept = || Some(self.source.file_name()?.to_str()?.split_once('.')?.0.parse().ok()?);
+        let kept = || self.source.file_name()?.to_str()?.split_once('.')?.0.parse().ok();
         self.name.as_deref().map(Key::of_name).or_else(kept)
     }
 }

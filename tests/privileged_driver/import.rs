@@ -201,23 +201,20 @@ fn refused(sandbox: &Sandbox, arguments: &[&str], words: &str) {
     assert_eq!(names(&sandbox.path("pool/volumes")), Vec::<PathBuf>::new(), "{arguments:?}");
 }
 
+/// The same for a move and a copy.
+fn refused_both_ways(sandbox: &Sandbox, source: &Path, words: &str) {
+    let arguments = [source.to_str().unwrap(), "--name", "v"];
+    refused(sandbox, &arguments, words);
+    refused(sandbox, &[&arguments[..], &["--copy"]].concat(), words);
+}
+
 #[test]
-fn what_is_in_use_or_not_alone_is_refused() {
+fn what_is_no_volume_s_data_is_refused() {
     privileged(|sandbox| {
         make_pool(sandbox, "pool");
         let tree = sandbox.make_dir("tree");
         make_tree(&tree);
-        let named = |path: &Path| [path.to_str().unwrap().to_owned(), "--name".into(), "v".into()];
-        let refuse = |path: &Path, words: &str| {
-            for copy in [false, true] {
-                let mut arguments = named(path).to_vec();
-                arguments.extend(copy.then(|| "--copy".to_owned()));
-                let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-                refused(sandbox, &arguments, words);
-            }
-        };
-        let image = sandbox.path("disk.img");
-        make_ext4(sandbox, &image, 8 * MIB);
+        let refuse = |path: &Path, words: &str| refused_both_ways(sandbox, path, words);
         std::os::unix::fs::symlink(&tree, sandbox.path("link")).unwrap();
         refuse(&sandbox.path("link"), "symbolic link");
         refuse(&sandbox.path("link/sub"), "symbolic link");
@@ -225,8 +222,35 @@ fn what_is_in_use_or_not_alone_is_refused() {
         refuse(sandbox.dir(), "overlap");
         refuse(Path::new("/dev/null"), "neither a directory nor a regular file");
         refuse(Path::new("tree"), "absolute path");
-        // Mounted inside, at, and elsewhere.
-        let elsewhere = sandbox.make_dir("elsewhere");
+        // A pool that is not configured here.
+        let other = sandbox.make_dir("other");
+        let made = ["pool", "init", "--name", "o", other.to_str().unwrap()];
+        run(env!("CARGO_BIN_EXE_orlop"), &made);
+        refuse(&other.join("volumes"), "overlap");
+        File::create(sandbox.path("empty")).unwrap();
+        refuse(&sandbox.path("empty"), "empty");
+        let image = sandbox.path("disk.img");
+        make_ext4(sandbox, &image, 8 * MIB);
+        std::fs::hard_link(&image, sandbox.path("second.img")).unwrap();
+        let [tree_text, image] = [&tree, &image].map(|path| path.to_str().unwrap());
+        refused(sandbox, &[image, "--name", "v"], "hard links");
+        refused(sandbox, &[image, "--name", "v", "--copy", "--size", "4MiB"], "too small");
+        refused(sandbox, &[tree_text, "--name", "v", "--size", "4096"], "too small");
+        refused(sandbox, &[tree_text], "--name");
+        refused(sandbox, &[tree_text, "--name", "v", "--to", "q"], "pools are");
+        check_tree(&tree);
+    });
+}
+
+#[test]
+fn what_is_in_use_is_refused() {
+    privileged(|sandbox| {
+        make_pool(sandbox, "pool");
+        let (tree, elsewhere) = (sandbox.make_dir("tree"), sandbox.make_dir("elsewhere"));
+        make_tree(&tree);
+        let refuse = |path: &Path, words: &str| refused_both_ways(sandbox, path, words);
+        let image = sandbox.path("disk.img");
+        make_ext4(sandbox, &image, 8 * MIB);
         let (tree_text, other) = (tree.to_str().unwrap(), elsewhere.to_str().unwrap());
         run("mount", &["-t", "tmpfs", "none", tree.join("sub/deeper").to_str().unwrap()]);
         refuse(&tree, "something is mounted at");
@@ -239,22 +263,12 @@ fn what_is_in_use_or_not_alone_is_refused() {
         let device = run("losetup", &["--show", "-f", image.to_str().unwrap()]);
         refuse(&image, "/dev/loop");
         run("losetup", &["-d", device.trim()]);
-        std::fs::hard_link(&image, sandbox.path("second.img")).unwrap();
-        let arguments = named(&image);
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        refused(sandbox, &arguments, "hard links");
-        std::fs::remove_file(sandbox.path("second.img")).unwrap();
-        refused(sandbox, &[&arguments[..], &["--size", "4MiB"]].concat(), "too small");
-        refused(sandbox, &[tree_text, "--name", "v", "--size", "4096"], "too small");
-        refused(sandbox, &[tree_text], "--name");
-        refused(sandbox, &[tree_text, "--name", "v", "--to", "q"], "pools are");
-        File::create(sandbox.path("empty")).unwrap();
-        refuse(&sandbox.path("empty"), "empty");
         // Nobody uses it any more, and nothing was done to it.
         check_tree(&tree);
         let moved = orlop(sandbox, None, &["volume", "import", tree_text, "--name", "v"]);
         check_tree(&sandbox.path("pool/volumes").join(key(&id(&moved))).join("data"));
-        let taken = orlop(sandbox, None, &[&["volume", "import"], &arguments[..]].concat());
+        let image_text = image.to_str().unwrap();
+        let taken = orlop(sandbox, None, &["volume", "import", image_text, "--name", "v"]);
         assert!(complaint(&taken).contains("a volume of this name exists"));
         assert_eq!(in_image(&image), "in the image");
     });

@@ -51,7 +51,7 @@ pub(super) fn run(args: &ImportArgs) -> Result<(), Failure> {
     let request = args.request()?;
     let endpoint = args.endpoint.clone().or_else(|| std::env::var("CSI_ENDPOINT").ok());
     let manifest = match endpoint {
-        Some(endpoint) => args.through_driver(&request, endpoint.parse()?)?,
+        Some(endpoint) => args.through_driver(&request, &endpoint.parse()?)?,
         None => args.without_driver(&request)?,
     };
     if request.copy {
@@ -87,7 +87,7 @@ impl ImportArgs {
     fn through_driver(
         &self,
         request: &ImportRequest,
-        endpoint: Endpoint,
+        endpoint: &Endpoint,
     ) -> Result<Manifest, Failure> {
         let own = self.kubernetes.topology()?;
         let source = request.source.to_str().ok_or("the source's path is not UTF-8")?;

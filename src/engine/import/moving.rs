@@ -127,29 +127,11 @@ impl Engine {
         let noted = fault::point!("engine.import.noted");
         let moved = noted
             .map_err(|e| HostError::call("move", outside.path(), e).into())
-            .and_then(|()| self.rename_in(&located, outside));
+            .and_then(|()| rename_in(&located, outside));
         match moved {
             Ok(()) => self.complete(located, place),
             Err(error) => Err(self.taken_back(&located, error)),
         }
-    }
-
-    fn rename_in(&self, located: &Located, outside: &Outside) -> Result<(), EngineError> {
-        let moved = located.pool.store.take_in(located.volume(), outside);
-        moved.map_err(|error| {
-            let shown = outside.path().display();
-            match error.errno() {
-                Some(nix::errno::Errno::EXDEV) => EngineError::Precondition(format!(
-                    "{shown} is on another mount than pool {} and cannot be moved there; import it with --copy, and remove it afterwards",
-                    located.pool.name
-                )),
-                Some(nix::errno::Errno::EPERM) => EngineError::Precondition(format!(
-                    "the kernel does not let {shown} be moved ({}); take the flags immutable and append-only from it and from the directory above (chattr -i -a), or import it with --copy",
-                    chain(&error)
-                )),
-                _ => error.into(),
-            }
-        })
     }
 
     /// A move that failed: as long as nothing was moved, the volume goes again.
@@ -195,7 +177,7 @@ impl Engine {
                 "{source} is not what it was when its import began; delete volume {id}, which has no data yet, and import it anew"
             )));
         }
-        match self.rename_in(&located, &found.outside) {
+        match rename_in(&located, &found.outside) {
             Ok(()) => self.complete(located, place),
             Err(error) => Err(self.taken_back(&located, error)),
         }
@@ -237,15 +219,14 @@ impl Engine {
         let (pool, host) = (Arc::clone(&located.pool), &*self.host);
         let Some(kind) = pool.limit_for(Quota::Auto, host)? else { return Ok(()) };
         let data = pool.store.open_volume(&located.volume().key)?.directory(DATA)?;
-        let limit = match located.volume().limit {
-            Some(limit) => limit,
-            None => {
-                let limit = host.begin_limit(data.as_fd(), kind)?;
-                located.record.volume.limit = Some(limit);
-                // Before any file is under it: a repeat must not draw another one.
-                pool.store.update(&located.record)?;
-                limit
-            }
+        let limit = if let Some(limit) = located.volume().limit {
+            limit
+        } else {
+            let limit = host.begin_limit(data.as_fd(), kind)?;
+            located.record.volume.limit = Some(limit);
+            // Before any file is under it: a repeat must not draw another one.
+            pool.store.update(&located.record)?;
+            limit
         };
         fault::point!("engine.import.limiting").map_err(|e| HostError::call("limit", DATA, e))?;
         Ok(backend::put_under_limit(data.as_fd(), limit, host)?)
@@ -268,6 +249,25 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// Renames the data into the volume.
+fn rename_in(located: &Located, outside: &Outside) -> Result<(), EngineError> {
+    let moved = located.pool.store.take_in(located.volume(), outside);
+    moved.map_err(|error| {
+        let shown = outside.path().display();
+        match error.errno() {
+            Some(nix::errno::Errno::EXDEV) => EngineError::Precondition(format!(
+                "{shown} is on another mount than pool {} and cannot be moved there; import it with --copy, and remove it afterwards",
+                located.pool.name
+            )),
+            Some(nix::errno::Errno::EPERM) => EngineError::Precondition(format!(
+                "the kernel does not let {shown} be moved ({}); take the flags immutable and append-only from it and from the directory above (chattr -i -a), or import it with --copy",
+                chain(&error)
+            )),
+            _ => error.into(),
+        }
+    })
 }
 
 /// Takes over what a kept volume had beside its data, and removes what is left of it.

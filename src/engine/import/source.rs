@@ -145,7 +145,7 @@ impl Engine {
                 "{shown} is empty; there is nothing to import"
             )));
         }
-        if length % STEP != 0 && !copy {
+        if !length.is_multiple_of(STEP) && !copy {
             return Err(EngineError::Invalid(format!(
                 "{shown} has {length} bytes, which is not a multiple of {STEP}; make it longer (truncate -s %{STEP} {shown}), or import it with --copy, which extends the copy"
             )));
@@ -199,9 +199,9 @@ impl Engine {
         }
         if let Some((device, location)) = location(&own, &path) {
             for (number, table) in tables.iter().enumerate() {
-                let shows =
+                let is_part =
                     |device_of, root: &Path| device_of == device && root.starts_with(&location);
-                let shown = table.iter().find(|entry| shows(entry.device, &entry.root));
+                let shown = table.iter().find(|entry| is_part(entry.device, &entry.root));
                 if let Some(entry) = shown {
                     let whose = if number == 0 { "" } else { " in a container" };
                     let place = entry.mount_point.display();
