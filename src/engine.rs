@@ -63,7 +63,7 @@ pub use group::{FoundGroup, GroupSpec};
 pub use health::{
     Condition, Finding, HEALTH, HealthHelp, StorageTrouble, VolumeHealth, VolumeTrouble,
 };
-pub use import::{ImportRequest, Imported};
+pub use import::{Described, ImportRequest};
 pub use inline::InlineRequest;
 pub use list::Listed;
 pub use managed::{CreatePool, PoolBase, create_word, smallest_image, unmount_pool};

@@ -6,8 +6,7 @@ use tonic::{Request, Response, Status};
 
 use super::proto::operator::{ImportVolumeRequest, ImportVolumeResponse, operator_server};
 use super::{Claims, Jobs, request, rpc};
-use crate::engine::{Engine, Imported};
-use crate::store::Resolved;
+use crate::engine::{Described, Engine};
 
 /// Imports are long, and of whichever pool: they have a lane of their own.
 const LANE: &str = "import";
@@ -20,16 +19,13 @@ pub(super) struct Operator {
 }
 
 impl Operator {
-    fn reply(&self, imported: &Imported) -> ImportVolumeResponse {
-        let filesystem = match imported.resolved {
-            Resolved::Hostpath => None,
-            Resolved::Loop { filesystem, .. } => filesystem,
-        };
+    fn reply(&self, imported: &Described) -> ImportVolumeResponse {
+        let filesystem = imported.filesystem;
         ImportVolumeResponse {
             volume_id: imported.id.to_string(),
             name: imported.name.clone(),
             size_bytes: imported.size.as_i64(),
-            block: imported.resolved.is_block(),
+            block: imported.block,
             filesystem: filesystem.map(|filesystem| filesystem.to_string()).unwrap_or_default(),
             driver_name: self.driver_name.clone(),
             topology: self.engine.topology().clone().into_iter().collect(),

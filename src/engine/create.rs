@@ -332,10 +332,7 @@ fn plan(spec: &CreateSpec) -> Result<Plan, EngineError> {
         },
     };
     check_flags(spec, resolved)?;
-    let filesystem = match resolved {
-        Resolved::Hostpath => None,
-        Resolved::Loop { filesystem, .. } => filesystem,
-    };
+    let filesystem = resolved.filesystem();
     let (minimum, step) = backend::smallest(parameters.backend, filesystem);
     let size = spec.capacity.choose(minimum, step).map_err(|error| size_error(&error))?;
     let mkfs_options = filesystem.map(|filesystem| parameters.mkfs_options_for(filesystem));
@@ -347,10 +344,7 @@ pub(super) fn check_flags(spec: &CreateSpec, resolved: Resolved) -> Result<(), E
     for capability in &spec.capabilities {
         if let (AccessType::Mount { flags, .. }, false) = (&capability.access, resolved.is_block())
         {
-            let filesystem = match resolved {
-                Resolved::Hostpath => None,
-                Resolved::Loop { filesystem, .. } => filesystem,
-            };
+            let filesystem = resolved.filesystem();
             flags.check(filesystem).map_err(|e| EngineError::Invalid(e.to_string()))?;
         }
     }

@@ -23,7 +23,8 @@ use super::{Engine, EngineError, Located};
 use crate::backend::STEP;
 use crate::store::{Import, Record, Request, Resolved, Volume};
 use crate::volume::{
-    Allocation, ByteSize, CapacityRange, Key, OnDelete, Parameters, PoolChoice, VolumeId,
+    Allocation, ByteSize, CapacityRange, Filesystem, Key, OnDelete, Parameters, PoolChoice,
+    VolumeId,
 };
 
 /// The longest name (CSI 1.13, Size Limits).
@@ -46,28 +47,34 @@ pub struct ImportRequest {
     pub on_delete: Option<OnDelete>,
 }
 
-/// A volume that was imported.
+/// A volume as its PersistentVolume tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Imported {
+pub struct Described {
     /// Its id.
     pub id: VolumeId,
     /// Its name.
     pub name: String,
     /// Its size.
     pub size: ByteSize,
-    /// What it is.
-    pub resolved: Resolved,
+    /// It is a raw block device.
+    pub block: bool,
+    /// The filesystem of its image, when it has one.
+    pub filesystem: Option<Filesystem>,
 }
 
-impl Imported {
-    fn of(located: &Located) -> Self {
-        let volume = located.volume();
+impl Described {
+    pub(super) fn new(id: VolumeId, volume: &Volume) -> Self {
         Self {
-            id: located.id(),
+            id,
             name: volume.name.clone(),
             size: volume.size,
-            resolved: volume.resolved,
+            block: volume.resolved.is_block(),
+            filesystem: volume.resolved.filesystem(),
         }
+    }
+
+    fn of(located: &Located) -> Self {
+        Self::new(located.id(), located.volume())
     }
 }
 
@@ -116,7 +123,7 @@ impl Engine {
     /// # Errors
     /// See [`EngineError`]; the source is whole then where it was, or, after a rename that could not be completed, in the
     /// volume, and the error says so.
-    pub fn import(&self, request: &ImportRequest) -> Result<Imported, EngineError> {
+    pub fn import(&self, request: &ImportRequest) -> Result<Described, EngineError> {
         let path = plain(&request.source)?;
         let place = self.place(&path);
         if let (Place::Kept(pool, kept), false) = (&place, request.copy) {
@@ -136,7 +143,7 @@ impl Engine {
                         Err(unfinished(&existing))
                     }
                 }
-                Some(_) if is_done(request, &path, &existing) => Ok(Imported::of(&existing)),
+                Some(_) if is_done(request, &path, &existing) => Ok(Described::of(&existing)),
                 Some(_) | None => Err(name_is_taken(&existing)),
             };
         }

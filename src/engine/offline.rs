@@ -8,7 +8,7 @@ use super::pools::{new_marker, random};
 use super::room::{Terms, least_available};
 use super::system::{KUBELET_DIR, System};
 use super::usable::terms;
-use super::{EngineError, PoolConfig, Used, chain, create_word, usage};
+use super::{Described, EngineError, PoolConfig, Used, chain, create_word, usage};
 use crate::host::linux::LinuxHost;
 use crate::host::{Copying as _, Host, PoolFilesystem, Space};
 use crate::store::{
@@ -225,7 +225,7 @@ pub fn volumes(configured: &[PoolConfig], count: bool) -> (Vec<VolumeLine>, Vec<
 ///
 /// # Errors
 /// It is not there, damaged, half imported or a pod's own, or its pool cannot be read.
-pub fn volume(configured: &[PoolConfig], id: &VolumeId) -> Result<Volume, EngineError> {
+pub fn volume(configured: &[PoolConfig], id: &VolumeId) -> Result<Described, EngineError> {
     let views = configured.iter().filter_map(|config| PoolView::open(&config.path).ok());
     let view = views.into_iter().find(|view| view.uuid().tag() == id.pool).ok_or_else(|| {
         EngineError::Away(format!(
@@ -241,7 +241,7 @@ pub fn volume(configured: &[PoolConfig], id: &VolumeId) -> Result<Volume, Engine
         Some(volume) if volume.is_moving() => Err(EngineError::Precondition(format!(
             "the import of volume {id} has not ended; repeat it first (orlop volume list says from where)"
         ))),
-        Some(volume) => Ok(volume),
+        Some(volume) => Ok(Described::new(id.clone(), &volume)),
         None => Err(EngineError::no_volume(id)),
     }
 }

@@ -291,10 +291,7 @@ fn size_of_copy(spec: &CreateSpec, origin: &Origin) -> Result<ByteSize, EngineEr
     if range.required <= origin.size {
         return Ok(origin.size);
     }
-    let filesystem = match origin.resolved {
-        Resolved::Hostpath => None,
-        Resolved::Loop { filesystem, .. } => filesystem,
-    };
+    let filesystem = origin.resolved.filesystem();
     let (minimum, step) = backend::smallest(origin.resolved.backend(), filesystem);
     let range = CapacityRange { required: range.required.max(origin.size), limit: range.limit };
     range.choose(minimum, step).map_err(|error| size_error(&error))

@@ -89,6 +89,15 @@ impl Resolved {
         }
     }
 
+    /// The filesystem of its image, when it has one.
+    #[must_use]
+    pub const fn filesystem(self) -> Option<Filesystem> {
+        match self {
+            Self::Hostpath => None,
+            Self::Loop { filesystem, .. } => filesystem,
+        }
+    }
+
     /// It is a raw block device.
     #[must_use]
     pub const fn is_block(self) -> bool {

@@ -146,9 +146,7 @@ impl ImportArgs {
                 .into());
             }
         }
-        let imported = engine.import(request)?;
-        let id = imported.id.to_string();
-        Ok(self.kubernetes.manifest(id, imported.name, imported.size, imported.resolved, topology))
+        Ok(self.kubernetes.manifest(engine.import(request)?, topology))
     }
 }
 

@@ -9,8 +9,7 @@ use serde_json::Value;
 
 use crate::cli::Failure;
 use crate::cli::config::{PoolArgs, check_driver_name, topology};
-use crate::engine::offline;
-use crate::store::Resolved;
+use crate::engine::{Described, offline};
 use crate::volume::{ByteSize, Filesystem, Topology, VolumeId};
 
 #[derive(Debug, Args)]
@@ -66,24 +65,13 @@ impl KubernetesArgs {
         self.storage_class.clone()
     }
 
-    pub(super) fn manifest(
-        &self,
-        id: String,
-        name: String,
-        size: ByteSize,
-        resolved: Resolved,
-        topology: Topology,
-    ) -> Manifest {
-        let filesystem = match resolved {
-            Resolved::Hostpath => None,
-            Resolved::Loop { filesystem, .. } => filesystem,
-        };
+    pub(super) fn manifest(&self, volume: Described, topology: Topology) -> Manifest {
         Manifest {
-            id,
-            name,
-            size,
-            block: resolved.is_block(),
-            filesystem,
+            id: volume.id.to_string(),
+            name: volume.name,
+            size: volume.size,
+            block: volume.block,
+            filesystem: volume.filesystem,
             driver_name: self.driver_name.clone(),
             topology,
             storage_class: self.storage_class.clone(),
@@ -94,8 +82,7 @@ impl KubernetesArgs {
 pub(super) fn run(args: &ManifestArgs) -> Result<(), Failure> {
     let topology = args.kubernetes.required_topology()?;
     let volume = offline::volume(&args.pools.pools()?, &args.id)?;
-    let (id, resolved) = (args.id.to_string(), volume.resolved);
-    args.kubernetes.manifest(id, volume.name, volume.size, resolved, topology).print()
+    args.kubernetes.manifest(volume, topology).print()
 }
 
 /// A name that Kubernetes takes for an object (a DNS subdomain); that of another volume is its id.

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::source::Source;
-use super::{ImportRequest, Imported};
+use super::{Described, ImportRequest};
 use crate::backend::{self, Progress};
 use crate::engine::copying::{CopySource, CopyTarget};
 use crate::engine::open_pool::OpenPool;
@@ -21,7 +21,7 @@ impl Engine {
         request: &ImportRequest,
         name: &str,
         source: &Source,
-    ) -> Result<Imported, EngineError> {
+    ) -> Result<Described, EngineError> {
         let pools = self.most_room_first(self.pools.chosen(&request.pool)?)?;
         let size = source.size(request.size)?;
         let (pool, mut promise) = self.reserve_in_first(&pools, Allocation::Thin, |_| Ok(size))?;
@@ -51,7 +51,7 @@ impl Engine {
         }
         let located = Located { pool: Arc::clone(pool), record };
         tracing::info!(volume = %located.id(), pool = pool.name, "imported");
-        Ok(Imported::of(&located))
+        Ok(Described::of(&located))
     }
 
     /// Fills the directory of a new volume with a copy, and flushes it.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::source::{missing, sound};
-use super::{ImportRequest, Imported, name_is_taken, unfinished};
+use super::{Described, ImportRequest, name_is_taken, unfinished};
 use crate::engine::open_pool::OpenPool;
 use crate::engine::{Engine, EngineError, Located};
 use crate::store::{Kept, Record, StoreError};
@@ -52,11 +52,11 @@ impl Engine {
         request: &ImportRequest,
         pool: &Arc<OpenPool>,
         kept: &Kept,
-    ) -> Result<Imported, EngineError> {
+    ) -> Result<Described, EngineError> {
         let id = id(pool, kept);
         if let Some(existing) = self.find_by_name(&id.key, &PoolChoice::Named(pool.name.clone()))? {
             return match existing.id() == id {
-                true if !existing.volume().is_moving() => Ok(Imported::of(&existing)),
+                true if !existing.volume().is_moving() => Ok(Described::of(&existing)),
                 true => Err(unfinished(&existing)),
                 false => Err(name_is_taken(&existing)),
             };
@@ -75,7 +75,7 @@ impl Engine {
         pool.store.revive(kept, &record)?;
         let located = Located { pool: Arc::clone(pool), record };
         self.hold_to_size(&located)?;
-        Ok(Imported::of(&located))
+        Ok(Described::of(&located))
     }
 }
 

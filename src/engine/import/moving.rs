@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::kept::{Place, check_wishes};
 use super::source::Source;
-use super::{ImportRequest, Imported, unfinished};
+use super::{Described, ImportRequest, unfinished};
 use crate::backend;
 use crate::engine::open_pool::OpenPool;
 use crate::engine::{Engine, EngineError, Located, chain, reaper};
@@ -29,7 +29,7 @@ impl Engine {
         name: &str,
         source: &Source,
         place: &Place,
-    ) -> Result<Imported, EngineError> {
+    ) -> Result<Described, EngineError> {
         if let Place::Kept(pool, kept) = place {
             return self.move_kept(request, name, source, (pool, kept));
         }
@@ -53,7 +53,7 @@ impl Engine {
         name: &str,
         source: &Source,
         (pool, kept): (&Arc<OpenPool>, &Kept),
-    ) -> Result<Imported, EngineError> {
+    ) -> Result<Described, EngineError> {
         check_wishes(request, pool)?;
         let old = Self::kept_record(pool, kept)?.volume;
         if pool.store.shared_by_others(&kept.itself) > ByteSize::ZERO {
@@ -117,7 +117,7 @@ impl Engine {
         mut promise: Promise<'_>,
         outside: &Outside,
         place: &Place,
-    ) -> Result<Imported, EngineError> {
+    ) -> Result<Described, EngineError> {
         let incoming = pool.store.begin(Kind::Volume, &record.volume.key, &*self.host)?;
         if let Err(error) = incoming.commit(&record, &mut promise) {
             return Err(EngineError::from(error).with_undo(incoming.abandon(&*self.host)));
@@ -150,7 +150,7 @@ impl Engine {
         source: &str,
         inode: u64,
         place: &Place,
-    ) -> Result<Imported, EngineError> {
+    ) -> Result<Described, EngineError> {
         let (id, volume) = (located.id(), located.volume());
         let other =
             request.size.is_some_and(|size| size.round_up(backend::STEP) != Some(volume.size));
@@ -184,11 +184,11 @@ impl Engine {
     }
 
     /// Does what is left to do when the data is in its place.
-    fn complete(&self, mut located: Located, place: &Place) -> Result<Imported, EngineError> {
+    fn complete(&self, mut located: Located, place: &Place) -> Result<Described, EngineError> {
         match self.settle_in(&mut located, place) {
             Ok(()) => {
                 tracing::info!(volume = %located.id(), pool = located.pool.name, "imported");
-                Ok(Imported::of(&located))
+                Ok(Described::of(&located))
             }
             Err(error) => Err(half_done(&located, &error)),
         }
