@@ -1,8 +1,11 @@
-//! Compiles `proto/csi.proto` with protox, so that no `protoc` has to be installed.
+//! Compiles the files in `proto/` with protox, so that no `protoc` has to be installed.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo::rerun-if-changed=proto/csi.proto");
-    let descriptors = protox::compile(["proto/csi.proto"], ["proto"])?;
+    let files = ["proto/csi.proto", "proto/orlop.proto"];
+    for file in files {
+        println!("cargo::rerun-if-changed={file}");
+    }
+    let descriptors = protox::compile(files, ["proto"])?;
     // It may have one field more than the contract: see src/csi/legacy.rs.
     let reply = "NodeGetVolumeStatsResponse";
     let ours = format!("crate::csi::legacy::{reply}");

@@ -19,8 +19,8 @@ use crate::volume::{Backend, ByteSize, Filesystem};
 pub use copy::{
     DirectoryCopy, ImageCopy, copy_directory, copy_image, measure_directory, seal_image,
 };
-pub use count::{AtOnce, Count, Found, Watcher, count_directory};
-pub use hostpath::{NewLimit, create as create_directory, limit_of_new};
+pub use count::{AtOnce, Count, Found, Watcher, count_directory, count_tree};
+pub use hostpath::{NewLimit, create as create_directory, limit_of_new, put_under_limit};
 pub use image::{
     ImageSpec, create as create_image, fill_holes, grow as grow_image, identity, lacks, loops_on,
     missing_blocks,

@@ -4,6 +4,7 @@
 
 mod config;
 mod create;
+mod dial;
 mod pool;
 mod serve;
 mod snapshot;
@@ -31,9 +32,9 @@ enum Command {
     /// Make and list pools
     #[command(subcommand)]
     Pool(pool::PoolCommand),
-    /// List volumes, and give up what will not come back
+    /// List, import and describe volumes, and give up what will not come back
     #[command(subcommand)]
-    Volume(volume::VolumeCommand),
+    Volume(Box<volume::VolumeCommand>),
     /// List snapshots, and give up what will not come back
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),

@@ -14,6 +14,7 @@ mod jobs;
 pub mod legacy;
 mod metadata;
 mod node;
+mod operator;
 pub mod proto;
 mod reply;
 mod request;

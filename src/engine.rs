@@ -24,6 +24,7 @@ mod expand;
 mod freeze;
 mod group;
 mod health;
+mod import;
 mod inline;
 mod limits;
 mod list;
@@ -63,6 +64,7 @@ pub use group::{FoundGroup, GroupSpec};
 pub use health::{
     Condition, Finding, HEALTH, HealthHelp, StorageTrouble, VolumeHealth, VolumeTrouble,
 };
+pub use import::{Described, ImportRequest};
 pub use inline::InlineRequest;
 pub use list::Listed;
 pub use managed::{
@@ -74,6 +76,7 @@ pub use pools::{PoolConfig, PoolReport, PoolStatus};
 pub use publish::PublishRequest;
 pub use snapshot::{FoundSnapshot, SnapshotSpec};
 pub use stage::StageRequest;
+pub use system::KUBELET_DIR;
 pub use usage::{Basis, Usage, Used, VolumeUsage};
 
 use crate::host::Host;
@@ -225,8 +228,15 @@ impl Engine {
         &self.topology
     }
 
-    /// The volume of an id. Inline volumes have another one for kubelet (see `inline`), and none for the controller.
+    /// The volume of an id, to be used: its data is in its place.
     fn locate(&self, id: &VolumeId) -> Result<Located, EngineError> {
+        let located = self.locate_any(id)?;
+        refuse_unfinished(&located)?;
+        Ok(located)
+    }
+
+    /// The volume of an id. Inline volumes have another one for kubelet (see `inline`), and none for the controller.
+    fn locate_any(&self, id: &VolumeId) -> Result<Located, EngineError> {
         let made = self.find(id)?.filter(|located| located.volume().pod.is_none());
         made.ok_or_else(|| EngineError::no_volume(id))
     }
@@ -284,6 +294,11 @@ impl Engine {
         }
         Ok(Some(path))
     }
+}
+
+/// The data of a volume that is being imported may not be in its place.
+fn refuse_unfinished(located: &Located) -> Result<(), EngineError> {
+    if located.volume().is_moving() { Err(import::unfinished(located)) } else { Ok(()) }
 }
 
 /// Reads the record of a volume; `None` when it was removed by hand since it was listed.

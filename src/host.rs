@@ -266,6 +266,10 @@ pub trait Host: Copying + Counting + Limits + ManagedPools + Debug + Send + Sync
     /// All mounts of this mount namespace, in the order of /proc/self/mountinfo.
     fn mounts(&self) -> Result<MountTable, HostError>;
 
+    /// The mounts of every mount namespace that a program in sight is in, those of this one first: a container's mounts are
+    /// in a namespace of its own. Paths are those of the namespace.
+    fn mounts_in_sight(&self) -> Result<Vec<MountTable>, HostError>;
+
     /// The path as the mount table shows it: links in its parent resolved, its last component kept. `None` when the
     /// parent does not exist.
     fn canonical(&self, path: &Path) -> Result<Option<PathBuf>, HostError>;

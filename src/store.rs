@@ -16,12 +16,13 @@
 //! - **Location is state.** A volume exists when `volumes/<key>` does; one rename makes it and one ends it. The same holds
 //!   for a snapshot, and for a group together with all its members.
 //! - Birth: fill `incoming/<key>`, write the record, fsync both, `renameat2(RENAME_NOREPLACE)`, fsync both parents.
+//! - Import: the record with a note, one rename that brings the data, the record without the note (`import`).
 //! - Change: temporary file beside the record, fsync, rename, fsync of the directory.
 //! - An unreadable record makes that one volume damaged. It is listed and reported, never deleted.
 //! - Everything goes through the pool's directory descriptor with `openat2(RESOLVE_BENEATH)`: no link and no mount
 //!   leads out of the pool.
 //!
-//! Must not: touch mounts or loop devices, know gRPC, or remove anything outside `incoming/` and `trash/`.
+//! Must not: touch mounts or loop devices, know gRPC, or remove data outside `incoming/` and `trash/`.
 
 mod attachment;
 mod birth;
@@ -33,11 +34,13 @@ mod error;
 #[cfg(test)]
 mod fuzz;
 mod images;
+mod import;
 mod index;
 mod kind;
 mod managed;
 mod marker;
 mod merge;
+mod outside;
 mod pool;
 mod promise;
 mod record;
@@ -56,13 +59,15 @@ pub use charge::{Charge, Charges};
 pub use death::Grave;
 pub use error::StoreError;
 pub use images::{Images, PoolImage};
+pub use import::Kept;
 pub use index::{Entry, Footprint, GroupEntry, SnapshotEntry};
 pub use kind::Kind;
 pub use managed::{Making, ManagedRecord};
 pub use marker::{Marker, PoolLook, make_path as make_directories, open_directory};
+pub use outside::Outside;
 pub use pool::Pool;
 pub use promise::Promise;
-pub use record::{Record, Request, Resolved, Shared, Volume};
+pub use record::{Import, Record, Request, Resolved, Shared, Volume};
 pub use snapshot::{Group, Name, Snapshot, same_source};
 pub use state::{MarksLock, PoolLock, StateDir};
 pub use survey::{Stray, StrayKind};

@@ -42,7 +42,8 @@ fn every_command_tells_its_flags() {
         (vec!["pool", "init"], vec!["--name", "<PATH>"]),
         (vec!["pool", "list"], vec!["--pool", "--config", "--output"]),
         (vec!["pool", "new-uuid"], vec!["<PATH>"]),
-        (vec!["volume"], vec!["list", "forget"]),
+        (vec!["volume"], vec!["list", "import", "manifest", "forget"]),
+        (vec!["volume", "manifest"], vec!["<ID>", "--pool", "--node", "--driver-name"]),
         (vec!["volume", "list"], vec!["--pool", "--config", "--output", "--count"]),
         (vec!["volume", "forget"], vec!["--pool", "--root-dir", "<ID>"]),
         (vec!["snapshot"], vec!["list", "forget"]),
@@ -59,6 +60,15 @@ fn every_command_tells_its_flags() {
 }
 
 #[test]
+fn an_import_tells_its_flags() {
+    let help = prints(&["volume", "import", "--help"]);
+    let flags = "<SOURCE> --name --to --copy --size --on-delete --endpoint ORLOP_ENDPOINT CSI_ENDPOINT --pool --node --driver-name --storage-class";
+    for flag in flags.split(' ') {
+        assert!(help.contains(flag), "it does not tell of {flag}:\n{help}");
+    }
+}
+
+#[test]
 fn wrong_usage_is_status_2() {
     for arguments in [
         &[][..],
@@ -70,6 +80,8 @@ fn wrong_usage_is_status_2() {
         &["pool", "init"],
         &["pool", "list", "--output", "yaml"],
         &["volume", "forget", "--pool", "a=/a", "not-an-id"],
+        &["volume", "import", "--name", "v"],
+        &["volume", "manifest", "--pool", "a=/a", "not-an-id"],
         &["try", "--only", "floppy"],
     ] {
         let complaint = fails(2, arguments);
@@ -311,6 +323,52 @@ fn a_volume_is_given_up_only_when_its_pool_is_away() {
     daemon.delete(gone).unwrap();
     daemon.delete(&here).unwrap();
     poll("an empty trash", || names(&node.path("pool/trash")).is_empty().then_some(()));
+}
+
+#[test]
+fn a_directory_is_imported_with_and_without_a_daemon() {
+    let node = Node::new();
+    let (pool, root) = (node.pool(), node.text("root"));
+    let mut daemon = node.serve("csi", &[]);
+    let import = |source: &str, more: &[&str]| {
+        fs::create_dir_all(node.path(source)).unwrap();
+        put(&node.path(source).join("file"), source);
+        let source = node.path(source).canonicalize().unwrap();
+        // Where a disk that is rather full does not decide.
+        let config = node.text("orlop.toml");
+        let fixed = ["volume", "import", source.to_str().unwrap(), "--config", &config];
+        run(&[&fixed[..], &["--root-dir", &root, "--name", "v"], more].concat())
+    };
+    let place = ["--node", "a node"];
+    let locked = import("one", &place);
+    assert_eq!(locked.status.code(), Some(1));
+    assert!(text(&locked.stderr).contains("--endpoint"), "{locked:?}");
+    let endpoint = format!("unix://{}", daemon.socket.display());
+    let done = import("one", &["--endpoint", &endpoint]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let manifest = text(&done.stdout);
+    assert!(manifest.contains("driver: \"orlop.csi.local\"") && manifest.contains("- \"n1\""));
+    let handle = manifest.split("volumeHandle: \"").nth(1).unwrap();
+    let id = handle.split('"').next().unwrap();
+    let told = ["volume", "manifest", "--pool", &pool, "--node", "n1", id];
+    assert_eq!(prints(&told), manifest, "also while the daemon runs");
+    assert!(
+        fails(1, &told[..4].iter().chain([&id]).copied().collect::<Vec<_>>()).contains("--node")
+    );
+    daemon.delete(id).unwrap();
+    daemon.stop();
+    let unanswered = import("two", &["--endpoint", &endpoint]);
+    assert!(text(&unanswered.stderr).contains("no driver answers"), "{unanswered:?}");
+    let nowhere = import("two", &[]);
+    assert!(text(&nowhere.stderr).contains("--node"), "{nowhere:?}");
+    let done = import("two", &place);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let listed = json(&prints(&["volume", "list", "--pool", &pool, "--output", "json"]));
+    assert_eq!(listed[0]["name"], "v");
+    assert_eq!(listed[0]["onDelete"], "retain");
+    assert!(listed[0]["importedFrom"].as_str().unwrap().ends_with("/two"));
+    assert_ne!(listed[0]["id"], id, "a successor of that name");
+    assert!(fails(1, &told).contains("does not exist"));
 }
 
 #[test]

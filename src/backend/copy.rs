@@ -5,7 +5,7 @@
 //! and subvolume snapshots show one instant. The other copies do so only while nobody writes: the caller sees to that.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 
 use nix::errno::Errno;
@@ -37,13 +37,12 @@ pub struct ImageCopy {
 /// # Errors
 /// A system call failed, or [`BackendError::Interrupted`].
 pub fn copy_image(
-    source: &VolumeDir,
+    from: &File,
     dir: &VolumeDir,
     copy: ImageCopy,
     progress: &Progress,
     host: &dyn Host,
 ) -> Result<(), BackendError> {
-    let from = source.image_to_read()?;
     let to = dir.create_file(IMAGE)?;
     if copy.share {
         host.match_copy_on_write(from.as_fd(), to.as_fd())?;
@@ -62,7 +61,7 @@ pub fn copy_image(
         let length = ByteSize::new(from.metadata().map_err(call("look at"))?.len());
         progress.expect(host.allocated(from.as_fd())?);
         extend(&to, ByteSize::ZERO, copy.size.max(length), copy.allocation)?;
-        copy_data(&from, &to, progress)?;
+        copy_data(from, &to, progress)?;
     }
     fault::point!("backend.copy.filled").map_err(call("copy"))?;
     Ok(())
@@ -132,7 +131,7 @@ pub struct DirectoryCopy {
 /// # Errors
 /// A system call failed, [`BackendError::Interrupted`], or [`BackendError::Inner`].
 pub fn copy_directory(
-    source: &VolumeDir,
+    from: BorrowedFd<'_>,
     dir: &VolumeDir,
     copy: DirectoryCopy,
     progress: &Progress,
@@ -140,17 +139,16 @@ pub fn copy_directory(
 ) -> Result<(), BackendError> {
     let DirectoryCopy { share, read_only, limit } = copy;
     let failed = |operation: &'static str| move |e: Errno| HostError::call(operation, DATA, e);
-    let from = source.directory(DATA)?;
     let on_btrfs = host.space(dir.as_fd())?.filesystem == PoolFilesystem::Btrfs;
     if on_btrfs && share {
         // Looked for twice: one that is made or goes meanwhile would be an empty directory in the copy.
-        let check = || match host.has_inner_subvolumes(from.as_fd()) {
+        let check = || match host.has_inner_subvolumes(from) {
             Ok(true) => Err(BackendError::Inner),
             Ok(false) => Ok(()),
             Err(error) => Err(error.into()),
         };
         check()?;
-        host.snapshot_subvolume(from.as_fd(), dir.as_fd(), DATA, read_only)?;
+        host.snapshot_subvolume(from, dir.as_fd(), DATA, read_only)?;
         check()?;
         fault::point!("backend.copy.snapshotted").map_err(|e| HostError::call("copy", DATA, e))?;
         limit.map(|limit| limit.hold(dir, host)).transpose()?;
@@ -163,8 +161,8 @@ pub fn copy_directory(
         };
         // Before there is anything in it: what is made later is under the limit of its directory.
         let begun = limit.map(|limit| limit.begin(dir, host)).transpose()?;
-        progress.expect(tree::measure(from.as_fd())?);
-        tree::copy(from.as_fd(), to.as_fd(), share, progress, host)?;
+        progress.expect(tree::measure(from)?);
+        tree::copy(from, to.as_fd(), share, progress, host)?;
         // Only now: the directories of a copy may take a block more than those of a source that is full to the brim.
         if let (Some(limit), Some(begun)) = (limit, begun) {
             limit.bound(begun, dir, host)?;

@@ -275,7 +275,18 @@ pub fn count_directory(
     volume: &VolumeDir,
     watcher: &mut dyn Watcher,
 ) -> Result<Option<Count>, BackendError> {
-    count(volume.directory(DATA)?.as_fd(), MOST, watcher)
+    count_tree(volume.directory(DATA)?.as_fd(), watcher)
+}
+
+/// The same of a directory that is open.
+///
+/// # Errors
+/// As [`count_directory`].
+pub fn count_tree(
+    directory: BorrowedFd<'_>,
+    watcher: &mut dyn Watcher,
+) -> Result<Option<Count>, BackendError> {
+    count(directory, MOST, watcher)
 }
 
 fn count(

@@ -1,11 +1,11 @@
 //! A hostpath volume: a directory, on btrfs a subvolume, so that it can have a limit and atomic snapshots.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Uid, fchown, fsync};
 
-use super::BackendError;
+use super::{BackendError, Found, Watcher, count_tree};
 use crate::fault;
 use crate::host::{Bounds, Host, HostError, PoolFilesystem, RootOwner};
 use crate::store::{DATA, VolumeDir};
@@ -79,6 +79,40 @@ pub fn create(
     fault::step!("step.backend.flush", fsync(&data)).map_err(failed("flush"))?;
     fault::step!("step.backend.flush", fsync(dir.as_fd())).map_err(failed("flush"))?;
     Ok(limit)
+}
+
+/// Puts all that is in a directory under the limit of the directory itself. Links, pipes and devices cannot be put under
+/// one; they take no space.
+///
+/// # Errors
+/// A system call failed; a repeat goes on.
+pub fn put_under_limit(
+    directory: BorrowedFd<'_>,
+    limit: Limit,
+    host: &dyn Host,
+) -> Result<(), BackendError> {
+    let mut joining = Joining { limit, host, failed: None };
+    count_tree(directory, &mut joining)?;
+    joining.failed.map_or(Ok(()), |error| Err(error.into()))
+}
+
+struct Joining<'a> {
+    limit: Limit,
+    host: &'a dyn Host,
+    failed: Option<HostError>,
+}
+
+impl Watcher for Joining<'_> {
+    fn goes_on(&mut self) -> bool {
+        self.failed.is_none()
+    }
+
+    fn found(&mut self, found: &Found<'_>) {
+        let Some(file) = found.open() else { return };
+        if let (Err(error), None) = (self.host.join_limit(file.as_fd(), self.limit), &self.failed) {
+            self.failed = Some(error);
+        }
+    }
 }
 
 /// The limit that the data of a volume is under which is being born.

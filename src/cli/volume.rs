@@ -1,4 +1,7 @@
-//! `orlop volume`: list volumes, and give up what will not come back.
+//! `orlop volume`: list volumes, import and describe them, and give up what will not come back.
+
+mod import;
+mod manifest;
 
 use std::io::Write;
 
@@ -9,13 +12,17 @@ use super::Failure;
 use super::config::{ListArgs, PoolArgs};
 use super::table::{self, Output};
 use crate::engine::offline::{self, CopyLine, VolumeLine};
-use crate::store::{Kind, Volume};
+use crate::store::{Import, Kind, Volume};
 use crate::volume::VolumeId;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum VolumeCommand {
     /// List the volumes of the configured pools, also while the daemon is down
     List(VolumeListArgs),
+    /// Make a volume of a directory or disk image, and print the PersistentVolume for it
+    Import(import::ImportArgs),
+    /// Print the PersistentVolume of a volume, for static provisioning
+    Manifest(manifest::ManifestArgs),
     /// Give up a volume whose pool will not come back, so that Kubernetes can delete it
     Forget(ForgetArgs),
 }
@@ -40,6 +47,8 @@ pub(super) struct ForgetArgs {
 pub(super) fn run(command: &VolumeCommand) -> Result<(), Failure> {
     match command {
         VolumeCommand::List(args) => list(args),
+        VolumeCommand::Import(args) => import::run(args),
+        VolumeCommand::Manifest(args) => manifest::run(args),
         VolumeCommand::Forget(args) => {
             offline::forget(&args.pools.root_dir, &args.pools.pools()?, &args.id, &args.id.pool)?;
             writeln!(
@@ -65,6 +74,9 @@ fn list(args: &VolumeListArgs) -> Result<(), Failure> {
 
 /// An inline volume says whose it is: Kubernetes has no object for it.
 fn state(line: &VolumeLine, volume: &Volume) -> String {
+    if let Some(Import { source, moving: Some(_) }) = &volume.import {
+        return format!("half imported from {}; repeat that", source.escape_default());
+    }
     if let Some(lost) = &line.lost {
         return lost.clone();
     }
@@ -77,14 +89,26 @@ fn state(line: &VolumeLine, volume: &Volume) -> String {
     }
 }
 
+/// The state in one word.
+fn state_word(line: &VolumeLine, volume: &Volume) -> &'static str {
+    if volume.is_moving() {
+        "importing"
+    } else if line.lost.is_some() {
+        "damaged"
+    } else {
+        "ready"
+    }
+}
+
 fn json_of(volume: &VolumeLine) -> serde_json::Value {
     match &volume.record {
         Ok(record) => json!({
             "id": volume.id.as_ref().map(ToString::to_string),
             "name": record.name,
             "pool": volume.pool,
-            "state": if volume.lost.is_some() { "damaged" } else { "ready" },
+            "state": state_word(volume, record),
             "reason": volume.lost,
+            "importedFrom": record.import.as_ref().map(|import| import.source.as_str()),
             "backend": record.resolved.backend().as_str(),
             "sizeBytes": record.size.bytes(),
             "usedBytes": volume.used.map(|used| used.bytes.bytes()),

@@ -3,6 +3,7 @@
 //!
 //! Limits are those of CSI 1.13 ("Size Limits"): strings 128 bytes, maps 4 KiB; paths as long as Linux allows.
 
+mod import;
 mod inline;
 mod snapshot;
 
@@ -12,6 +13,7 @@ use std::str::FromStr;
 
 use tonic::Status;
 
+pub(super) use import::import;
 pub(super) use inline::inline;
 pub(super) use snapshot::{
     content_source, create_group, create_snapshot, group_id, group_id_or_unknown, members,

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use nix::sys::stat::{Mode, umask};
 use tokio::net::UnixListener;
+use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
@@ -21,9 +22,10 @@ use super::group::GroupController;
 use super::identity::Identity;
 use super::metadata::SnapshotMetadata;
 use super::node::Node;
+use super::operator::Operator;
 use super::proto::{
     controller_server, group_controller_server, identity_server, node_server,
-    snapshot_metadata_server,
+    operator::operator_server, snapshot_metadata_server,
 };
 use super::{Features, Jobs, sweep};
 use crate::engine::Engine;
@@ -200,14 +202,13 @@ pub async fn serve(
         |source| EndpointError::Io { operation: "listen at", path: file.path.clone(), source };
     let incoming = UnixListenerStream::new(UnixListener::from_std(socket).map_err(failed)?);
     let jobs = Arc::new(Jobs::default());
-    let watchers: Vec<_> = engine
-        .pool_names()
-        .into_iter()
-        .map(|name| {
-            tokio::spawn(watch_pool(Arc::clone(&engine), Arc::clone(&jobs), name, config.retry))
-        })
-        .collect();
+    let watchers = watch_pools(&engine, &jobs, config.retry);
     let ServerConfig { driver_name, node_id: name, features, .. } = config;
+    let operator = Operator {
+        engine: Arc::clone(&engine),
+        jobs: Arc::clone(&jobs),
+        driver_name: driver_name.clone(),
+    };
     let identity = Identity { driver_name, engine: Arc::clone(&engine) };
     let controller = Controller { engine: Arc::clone(&engine), jobs: Arc::clone(&jobs), features };
     let group = GroupController { engine: Arc::clone(&engine), jobs: Arc::clone(&jobs) };
@@ -225,6 +226,7 @@ pub async fn serve(
         .add_service(node_server::NodeServer::new(node))
         .add_service(group_controller_server::GroupControllerServer::new(group))
         .add_service(snapshot_metadata_server::SnapshotMetadataServer::new(metadata))
+        .add_service(operator_server::OperatorServer::new(operator))
         .serve_with_incoming_shutdown(incoming, stop);
     let served = tokio::select! {
         served = serving => served,
@@ -243,6 +245,12 @@ pub async fn serve(
     jobs.idle().await;
     file.remove();
     Ok(served?)
+}
+
+/// One task for each pool.
+fn watch_pools(engine: &Arc<Engine>, jobs: &Arc<Jobs>, retry: Duration) -> Vec<JoinHandle<()>> {
+    let watch = |name| tokio::spawn(watch_pool(Arc::clone(engine), Arc::clone(jobs), name, retry));
+    engine.pool_names().into_iter().map(watch).collect()
 }
 
 /// Opens a pool now and looks at it again from time to time. One task each: a hung disk holds up only its own pool.

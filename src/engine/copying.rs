@@ -4,6 +4,7 @@
 //! filesystem is frozen for that moment. Any other copy takes its time and is made only while nobody writes, and thrown
 //! away when a Node call came in meanwhile.
 
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use super::open_pool::OpenPool;
 use super::{Engine, EngineError, Located, chain};
 use crate::backend::{self, DirectoryCopy, ImageCopy, NewLimit, Progress};
 use crate::host::{HeldMount, Host, HostError, MountEntry};
-use crate::store::{Resolved, VolumeDir};
+use crate::store::{DATA, Resolved, VolumeDir};
 use crate::volume::{Allocation, ByteSize};
 
 /// How often an instant copy begins again because the volume is just being mounted.
@@ -46,10 +47,19 @@ pub(super) struct CopyTarget<'a> {
 /// Data that is copied.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CopySource<'a> {
-    pub(super) dir: &'a VolumeDir,
+    /// The directory or image, open for reading.
+    pub(super) data: &'a File,
     pub(super) resolved: Resolved,
     /// What it is, for the log.
     pub(super) name: &'a str,
+}
+
+/// Opens the data of a volume or snapshot for reading.
+pub(super) fn open_data(dir: &VolumeDir, resolved: Resolved) -> Result<File, EngineError> {
+    Ok(match resolved {
+        Resolved::Hostpath => dir.directory(DATA)?.into(),
+        Resolved::Loop { .. } => dir.image_to_read()?,
+    })
 }
 
 impl OpenPool {
@@ -90,12 +100,12 @@ impl Engine {
                 Resolved::Hostpath => {
                     let CopyTarget { share, read_only, limit, .. } = target;
                     let copy = DirectoryCopy { share, read_only, limit };
-                    backend::copy_directory(source.dir, target.dir, copy, progress, host)?;
+                    backend::copy_directory(source.data.as_fd(), target.dir, copy, progress, host)?;
                 }
                 Resolved::Loop { .. } => {
                     let CopyTarget { size, allocation, share, .. } = target;
                     let copy = ImageCopy { size, allocation, share };
-                    backend::copy_image(source.dir, target.dir, copy, progress, host)?;
+                    backend::copy_image(source.data, target.dir, copy, progress, host)?;
                 }
             }
             Ok(())
@@ -220,7 +230,8 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let dir = located.pool.store.open_volume(&located.volume().key)?;
         let name = located.id().to_string();
-        let source = CopySource { dir: &dir, resolved: located.volume().resolved, name: &name };
+        let resolved = located.volume().resolved;
+        let source = CopySource { data: &open_data(&dir, resolved)?, resolved, name: &name };
         self.copy_still(source, target, &Progress::default())
     }
 
@@ -245,7 +256,8 @@ impl Engine {
         }
         let dir = located.pool.store.open_volume(key)?;
         let name = located.id().to_string();
-        let source = CopySource { dir: &dir, resolved: located.volume().resolved, name: &name };
+        let resolved = located.volume().resolved;
+        let source = CopySource { data: &open_data(&dir, resolved)?, resolved, name: &name };
         let copied = self.copy_still(source, target, &progress);
         if progress.is_interrupted() {
             let (done, total) = progress.figures();

@@ -6,15 +6,15 @@ use super::capacity::no_room;
 use super::open_pool::OpenPool;
 use super::snapshot::{generation, now};
 use super::source::Origin;
-use super::{Engine, EngineError, Located, read};
+use super::{Engine, EngineError, Located, read, refuse_unfinished};
 use crate::backend::{self, ImageSpec};
 use crate::host::{FormatRecipe, PoolFilesystem, RootOwner};
 use crate::store::{
     Entry, Incoming, Kind, Promise, Record, Request, Resolved, Shared, Volume, same_source,
 };
 use crate::volume::{
-    AccessType, Backend, ByteSize, CreateSpec, Filesystem, Generation, Limit, MkfsOption, OnDelete,
-    Pod, PoolChoice, SizeError, Source, VolumeId,
+    AccessType, Allocation, Backend, ByteSize, CreateSpec, Filesystem, Generation, Key, Limit,
+    MkfsOption, OnDelete, Pod, PoolChoice, SizeError, Source, VolumeId,
 };
 
 /// A volume that exists now.
@@ -33,6 +33,13 @@ pub(super) struct Plan {
     pub(super) size: ByteSize,
     pub(super) resolved: Resolved,
     pub(super) mkfs_options: Vec<MkfsOption>,
+}
+
+/// What is asked of the pools.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wish<'a> {
+    pub(super) choice: &'a PoolChoice,
+    pub(super) allocation: Allocation,
 }
 
 /// Where a new volume is made.
@@ -55,8 +62,9 @@ impl Engine {
     /// # Errors
     /// See [`EngineError`]; no volume exists then that did not before.
     pub fn create(&self, spec: &CreateSpec) -> Result<Created, EngineError> {
-        if let Some(existing) = self.find_by_name(spec)? {
+        if let Some(existing) = self.find_by_name(&spec.key, &spec.parameters.pool)? {
             check_same(spec, existing.volume())?;
+            refuse_unfinished(&existing)?;
             return Ok(Created { id: existing.id(), size: existing.volume().size, existed: true });
         }
         self.check_requisite(&spec.requisite)?;
@@ -66,28 +74,47 @@ impl Engine {
             Some(origin) => self.plan_copy(spec, origin)?,
         };
         let pools = self.possible_pools(spec, &plan, origin.as_ref())?;
-        let place = self.begin_in_one(&pools, spec, &plan, origin.as_ref())?;
+        let wish = Wish { choice: &spec.parameters.pool, allocation: plan.resolved.allocation() };
+        let place = self.in_first(
+            &pools,
+            wish,
+            |pool| {
+                let shared = self.most_shared_with(spec, pool, origin.as_ref())?;
+                Ok(plan.size.saturating_add(shared))
+            },
+            |pool, promise| match pool.store.begin(Kind::Volume, &spec.key, &*self.host) {
+                Ok(incoming) => Ok(Place { pool, promise, incoming }),
+                Err(error) => Err(full(error.into(), pool, plan.size)),
+            },
+        )?;
         self.make(spec, &plan, origin.as_ref(), place)
     }
 
     /// The volume of that name, in whichever pool it is.
-    fn find_by_name(&self, spec: &CreateSpec) -> Result<Option<Located>, EngineError> {
+    ///
+    /// # Errors
+    /// It is damaged, or may be in a pool that is away while no pool is chosen.
+    pub(super) fn find_by_name(
+        &self,
+        key: &Key,
+        pool: &PoolChoice,
+    ) -> Result<Option<Located>, EngineError> {
         // First, because it opens what can be opened now.
         let away = self.pools.first_away();
-        for pool in self.pools.open_ones() {
-            let generation = match pool.store.entry(&spec.key) {
+        for open in self.pools.open_ones() {
+            let generation = match open.store.entry(key) {
                 None => continue,
                 Some(Entry::Whole { generation, .. }) => generation,
                 // Reading it again says what is wrong with it.
                 Some(Entry::Damaged { .. }) => Generation::from_bits([0; 4]),
             };
-            let id = VolumeId { pool: pool.tag(), key: spec.key.clone(), generation };
-            if let Some(located) = read(pool, &id)? {
+            let id = VolumeId { pool: open.tag(), key: key.clone(), generation };
+            if let Some(located) = read(open, &id)? {
                 return Ok(Some(located));
             }
         }
         // The volume may exist in a pool that is away; making a second one would lose the first one's data.
-        let names_one_here = match &spec.parameters.pool {
+        let names_one_here = match pool {
             PoolChoice::Any => false,
             choice @ PoolChoice::Named(_) => self.pools.chosen(choice).map(|_| true)?,
         };
@@ -135,28 +162,28 @@ impl Engine {
         Ok(possible.into_iter().map(|(_, pool)| pool).collect())
     }
 
-    /// Promises what the volume will take in the first pool that has the room by now, and begins it there. A pool that
-    /// does not answer, or whose disk is broken, is passed by.
-    fn begin_in_one<'a>(
+    /// Promises what is needed in the first pool that has the room by now, and begins there. A pool that does not answer, or
+    /// whose disk is broken, is passed by.
+    pub(super) fn in_first<'a, T>(
         &self,
         pools: &'a [Arc<OpenPool>],
-        spec: &CreateSpec,
-        plan: &Plan,
-        origin: Option<&Origin>,
-    ) -> Result<Place<'a>, EngineError> {
+        wish: Wish<'_>,
+        needs: impl Fn(&OpenPool) -> Result<ByteSize, EngineError>,
+        begin: impl Fn(&'a Arc<OpenPool>, Promise<'a>) -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
         let mut refusal: Option<(ByteSize, EngineError)> = None;
         let mut trouble = None;
-        let has_choice = self.pools.has_choice(&spec.parameters.pool);
+        let has_choice = self.pools.has_choice(wish.choice);
         for pool in pools {
             let Some(visit) = pool.enter(has_choice) else {
                 trouble = Some(pool.silence());
                 continue;
             };
-            let needs = plan.size.saturating_add(self.most_shared_with(spec, pool, origin)?);
-            match pool.reserve(needs, plan.resolved.allocation(), &*self.host)? {
-                Ok(promise) => match pool.store.begin(Kind::Volume, &spec.key, &*self.host) {
-                    Ok(incoming) => return Ok(Place { pool, promise, incoming }),
-                    Err(error) => trouble = Some(full(error.into(), pool, plan.size)),
+            let needs = needs(pool)?;
+            match pool.reserve(needs, wish.allocation, &*self.host)? {
+                Ok(promise) => match begin(pool, promise) {
+                    Ok(place) => return Ok(place),
+                    Err(error) => trouble = Some(error),
                 },
                 Err(room) if refusal.as_ref().is_none_or(|(most, _)| room > *most) => {
                     refusal = Some((room, no_room(needs, &pool.name, room)));
@@ -227,6 +254,7 @@ impl Engine {
             shared: Vec::new(),
             pod: spec.pod.clone(),
             attachments: Vec::new(),
+            import: None,
         });
         let _room = match origin.and_then(Origin::volume) {
             Some(located) => self.room_to_rewrite(std::slice::from_ref(located))?,
@@ -282,7 +310,7 @@ impl Engine {
 }
 
 /// A full pool is not a broken one.
-fn full(error: EngineError, pool: &OpenPool, size: ByteSize) -> EngineError {
+pub(super) fn full(error: EngineError, pool: &OpenPool, size: ByteSize) -> EngineError {
     error.when_full(|cause| {
         let name = &pool.name;
         EngineError::NoSpace(format!(
@@ -353,10 +381,7 @@ fn plan(spec: &CreateSpec) -> Result<Plan, EngineError> {
         },
     };
     check_flags(spec, resolved)?;
-    let filesystem = match resolved {
-        Resolved::Hostpath => None,
-        Resolved::Loop { filesystem, .. } => filesystem,
-    };
+    let filesystem = resolved.filesystem();
     let (minimum, step) = backend::smallest(parameters.backend, filesystem);
     let size = spec.capacity.choose(minimum, step).map_err(|error| size_error(&error))?;
     let mkfs_options = filesystem.map(|filesystem| parameters.mkfs_options_for(filesystem));
@@ -368,10 +393,7 @@ pub(super) fn check_flags(spec: &CreateSpec, resolved: Resolved) -> Result<(), E
     for capability in &spec.capabilities {
         if let (AccessType::Mount { flags, .. }, false) = (&capability.access, resolved.is_block())
         {
-            let filesystem = match resolved {
-                Resolved::Hostpath => None,
-                Resolved::Loop { filesystem, .. } => filesystem,
-            };
+            let filesystem = resolved.filesystem();
             flags.check(filesystem).map_err(|e| EngineError::Invalid(e.to_string()))?;
         }
     }

@@ -8,11 +8,14 @@ impl Engine {
     /// Ends a volume, by its `onDelete`. One that does not exist is fine.
     ///
     /// # Errors
-    /// It is attached or in use, its record is damaged, or its pool is away (and it was not given up).
+    /// It is attached or in use, data is on its way into it, its record is damaged, or its pool is away (and it was not given up).
     pub fn delete(&self, id: &VolumeId) -> Result<(), EngineError> {
         let Some(located) = self.find_unless_forgotten(id)? else {
             return Ok(());
         };
+        if located.volume().is_moving() {
+            return self.give_up_import(&located);
+        }
         self.refuse_attached(&located)?;
         if let Some(user) = self.user_of(&located)? {
             return Err(EngineError::Precondition(format!(

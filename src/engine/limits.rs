@@ -15,7 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::open_pool::OpenPool;
 use super::{Engine, EngineError, Located, chain};
-use crate::backend::NewLimit;
+use crate::backend::{Count, NewLimit};
 use crate::fault;
 use crate::host::{Bounds, Host, HostError, PoolFilesystem};
 use crate::store::{Name, Promise, Record, Volume, VolumeDir};
@@ -231,6 +231,14 @@ fn bounds(kind: LimitKind, size: ByteSize, shared: ByteSize) -> Bounds {
         LimitKind::Project => Some((size.bytes() / BYTES_PER_INODE).max(FEWEST_INODES)),
     };
     Bounds { bytes: size.saturating_add(shared), inodes }
+}
+
+/// The smallest size that a directory with so much in it can be held to.
+pub(super) fn smallest_held(count: Count) -> ByteSize {
+    if count.inodes <= FEWEST_INODES {
+        return count.bytes;
+    }
+    count.bytes.max(ByteSize::new(count.inodes.saturating_mul(BYTES_PER_INODE)))
 }
 
 /// The class of the volume requires that it is held to its size.

@@ -75,7 +75,7 @@ impl Engine {
     /// # Errors
     /// It does not exist, is damaged, or its pool is away.
     pub fn get(&self, id: &VolumeId) -> Result<Volume, EngineError> {
-        self.locate(id).map(|located| located.record.volume)
+        self.locate_any(id).map(|located| located.record.volume)
     }
 
     /// `None` when a volume can be used in all these ways and was made with these parameters; otherwise why not.

@@ -9,7 +9,7 @@ use super::pools::{new_marker, random};
 use super::room::{Terms, least_available};
 use super::system::{KUBELET_DIR, System};
 use super::usable::terms;
-use super::{EngineError, PoolConfig, Used, chain, create_word, usage};
+use super::{Described, EngineError, PoolConfig, Used, chain, create_word, usage};
 use crate::host::linux::LinuxHost;
 use crate::host::{Copying as _, Host, PoolFilesystem, Space};
 use crate::store::{
@@ -235,6 +235,31 @@ fn lost_data(view: &PoolView, volume: &Volume) -> Option<String> {
     let (condition, detail) = lost(&dir, volume.resolved, volume.size)?;
     let help = condition.help();
     Some(format!("{}: {detail}; {}", help.reason, help.remedy))
+}
+
+/// The volume of an id, for those who use it by that.
+///
+/// # Errors
+/// It is not there, damaged, half imported or a pod's own, or its pool cannot be read.
+pub fn volume(configured: &[PoolConfig], id: &VolumeId) -> Result<Described, EngineError> {
+    let views = configured.iter().filter_map(|config| PoolView::open(&config.path).ok());
+    let view = views.into_iter().find(|view| view.uuid().tag() == id.pool).ok_or_else(|| {
+        EngineError::Away(format!(
+            "the pool {} of volume {id} is none of those that are configured and here",
+            id.pool
+        ))
+    })?;
+    let volume = view
+        .volume(&id.key)
+        .map_err(|source| EngineError::Damaged { what: format!("volume {id}"), source })?;
+    let volume = volume.filter(|volume| volume.generation == id.generation && volume.pod.is_none());
+    match volume {
+        Some(volume) if volume.is_moving() => Err(EngineError::Precondition(format!(
+            "the import of volume {id} has not ended; repeat it first (orlop volume list says from where)"
+        ))),
+        Some(volume) => Ok(Described::new(id.clone(), &volume)),
+        None => Err(EngineError::no_volume(id)),
+    }
 }
 
 /// The snapshots of all pools that can be read, by pool and key, and what is wrong with the other pools.

@@ -186,6 +186,10 @@ impl Pools {
         !self.slots.iter().any(|slot| matches!(slot.state(), State::Waiting(_)))
     }
 
+    pub(super) fn root_dir(&self) -> &Path {
+        &self.root_dir
+    }
+
     pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
         self.slots.iter().map(|slot| slot.config.path.as_path())
     }

@@ -6,7 +6,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::copying::{CopySource, CopyTarget};
+use super::copying::{CopySource, CopyTarget, open_data};
 use super::create::{Filled, Plan, check_flags, size_error, wanted_filesystem};
 use super::open_pool::OpenPool;
 use super::snapshot::no_snapshot;
@@ -210,7 +210,8 @@ impl Engine {
             OriginKind::Snapshot(snapshot) => {
                 let from = origin.dir()?;
                 let name = snapshot.id(origin.pool.tag()).to_string();
-                let source = CopySource { dir: &from, resolved: origin.resolved, name: &name };
+                let (resolved, data) = (origin.resolved, open_data(&from, origin.resolved)?);
+                let source = CopySource { data: &data, resolved, name: &name };
                 self.copy_still(source, target, &Progress::default())?;
             }
         }
@@ -290,10 +291,7 @@ fn size_of_copy(spec: &CreateSpec, origin: &Origin) -> Result<ByteSize, EngineEr
     if range.required <= origin.size {
         return Ok(origin.size);
     }
-    let filesystem = match origin.resolved {
-        Resolved::Hostpath => None,
-        Resolved::Loop { filesystem, .. } => filesystem,
-    };
+    let filesystem = origin.resolved.filesystem();
     let (minimum, step) = backend::smallest(origin.resolved.backend(), filesystem);
     let range = CapacityRange { required: range.required.max(origin.size), limit: range.limit };
     range.choose(minimum, step).map_err(|error| size_error(&error))

@@ -10,7 +10,7 @@ use crate::host::Host;
 const PATHS: [&str; 4] = ["/", "/var/lib/containerd", "/var/lib/containers", "/var/lib/docker"];
 
 /// Where kubelet is when nobody says otherwise.
-pub(super) const KUBELET_DIR: &str = "/var/lib/kubelet";
+pub const KUBELET_DIR: &str = "/var/lib/kubelet";
 
 /// Directories of the system.
 #[derive(Debug)]

@@ -50,6 +50,10 @@ impl Host for Faulty {
         self.0.mounts()
     }
 
+    fn mounts_in_sight(&self) -> Result<Vec<MountTable>, HostError> {
+        self.0.mounts_in_sight()
+    }
+
     fn canonical(&self, path: &Path) -> Result<Option<PathBuf>, HostError> {
         self.0.canonical(path)
     }
@@ -278,6 +282,10 @@ impl Limits for Faulty {
 
     fn begin_limit(&self, directory: BorrowedFd<'_>, kind: LimitKind) -> Result<Limit, HostError> {
         step!("step.host.begin_limit", self.0.begin_limit(directory, kind))
+    }
+
+    fn join_limit(&self, file: BorrowedFd<'_>, limit: Limit) -> Result<(), HostError> {
+        step!("step.host.join_limit", self.0.join_limit(file, limit))
     }
 
     fn set_bounds(

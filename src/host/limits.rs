@@ -44,6 +44,10 @@ pub trait Limits: Debug {
     /// What is made in it later comes under it as well. The limit is one that nothing else is under.
     fn begin_limit(&self, directory: BorrowedFd<'_>, kind: LimitKind) -> Result<Limit, HostError>;
 
+    /// Puts a file or directory that exists, open for reading, under the limit of the directory above it; what is made in
+    /// a directory later comes under it as well. Only where files carry their limit ([`LimitKind::Project`]).
+    fn join_limit(&self, file: BorrowedFd<'_>, limit: Limit) -> Result<(), HostError>;
+
     /// Bounds a limit, and makes that durable; `None` lifts its bounds.
     fn set_bounds(
         &self,

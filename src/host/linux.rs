@@ -76,6 +76,10 @@ impl Host for LinuxHost {
         mounts::read_table()
     }
 
+    fn mounts_in_sight(&self) -> Result<Vec<MountTable>, HostError> {
+        mounts::tables_in_sight()
+    }
+
     fn canonical(&self, path: &Path) -> Result<Option<PathBuf>, HostError> {
         mounts::canonical(path)
     }

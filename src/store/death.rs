@@ -151,12 +151,17 @@ impl Pool {
     }
 }
 
-/// Kind and key in the name of a grave, e.g. `<key>.<generation>`; `None` when it is not one of ours.
-pub(super) fn grave_key(name: &OsStr) -> Option<(Kind, Key)> {
+/// What a grave's name says is in it, e.g. `<key>.<generation>`; `None` when it is not one of ours.
+pub(super) fn grave_name(name: &OsStr) -> Option<(Kind, Name)> {
     let (kind, rest) = Kind::of_name(name.to_str()?);
     let (key, generation) = rest.split_once('.')?;
-    generation.parse::<Generation>().ok()?;
-    Some((kind, key.parse().ok()?))
+    let generation = generation.parse::<Generation>().ok()?;
+    Some((kind, Name { key: key.parse().ok()?, generation }))
+}
+
+/// The same, whichever of the name's volumes it was.
+pub(super) fn grave_key(name: &OsStr) -> Option<(Kind, Key)> {
+    grave_name(name).map(|(kind, name)| (kind, name.key))
 }
 
 /// The record of a volume in a grave; `None` when it cannot be read.

@@ -74,18 +74,17 @@ fn remedy(path: &Path) -> &'static str {
 }
 
 impl StoreError {
-    /// The kernel said that this is not permitted (not: that permission is lacking).
-    pub(super) fn is_not_permitted(&self) -> bool {
+    /// The kernel's error number, when a system call failed.
+    #[must_use]
+    pub fn errno(&self) -> Option<nix::errno::Errno> {
         match self {
-            Self::Io { source, .. } => {
-                source.raw_os_error() == Some(nix::errno::Errno::EPERM as i32)
-            }
+            Self::Io { source, .. } => source.raw_os_error().map(nix::errno::Errno::from_raw),
             Self::Damaged { .. }
             | Self::TooNew { .. }
             | Self::NotEmpty { .. }
             | Self::Locked { .. }
             | Self::Exists { .. }
-            | Self::Host(_) => false,
+            | Self::Host(_) => None,
         }
     }
 
@@ -109,6 +108,11 @@ impl StoreError {
             | Self::Exists { .. }
             | Self::Host(_) => false,
         }
+    }
+
+    /// The kernel said that this is not permitted (not: that permission is lacking).
+    pub(super) fn is_not_permitted(&self) -> bool {
+        self.errno() == Some(nix::errno::Errno::EPERM)
     }
 
     /// A failed system call.

@@ -43,7 +43,13 @@ impl Pool {
     }
 }
 
-impl Promise<'_> {
+impl<'a> Promise<'a> {
+    /// Promises what is freed under the same lock.
+    pub(super) fn begin(pool: &'a Pool, index: &mut Index, charge: Charge) -> Self {
+        index.begin_promise(charge);
+        Self { pool, charge }
+    }
+
     /// How much is promised.
     #[must_use]
     pub const fn charge(&self) -> Charge {

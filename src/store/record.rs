@@ -15,7 +15,7 @@ pub(super) use self::file::{ResolvedFile, unknown};
 use super::attachment::Attachment;
 use super::merge::text_over;
 use super::snapshot::{readable, typed};
-use super::{Charge, Footprint, Kind, Name, StoreError};
+use super::{Charge, DATA, Footprint, IMAGE, Kind, Name, StoreError};
 use crate::volume::{
     Allocation, Backend, ByteSize, CapacityRange, DirectIo, Filesystem, Generation, Key, Limit,
     OnDelete, Pod, PoolTag, Source, VolumeId,
@@ -80,6 +80,24 @@ impl Resolved {
         }
     }
 
+    /// The name of the data within the volume's directory.
+    #[must_use]
+    pub const fn data_name(self) -> &'static str {
+        match self {
+            Self::Hostpath => DATA,
+            Self::Loop { .. } => IMAGE,
+        }
+    }
+
+    /// The filesystem of its image, when it has one.
+    #[must_use]
+    pub const fn filesystem(self) -> Option<Filesystem> {
+        match self {
+            Self::Hostpath => None,
+            Self::Loop { filesystem, .. } => filesystem,
+        }
+    }
+
     /// It is a raw block device.
     #[must_use]
     pub const fn is_block(self) -> bool {
@@ -114,6 +132,18 @@ pub struct Volume {
     pub pod: Option<Pod>,
     /// The nodes that it is attached to; at most one entry for each.
     pub attachments: Vec<Attachment>,
+    /// Where its data comes from, when it was imported.
+    pub import: Option<Import>,
+}
+
+/// Where the data of a volume comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Import {
+    /// What was named as the source.
+    pub source: String,
+    /// The inode of the directory or image, in the pool's filesystem, for as long as it may not be in its place: whatever
+    /// else may have its name by then is left alone.
+    pub moving: Option<u64>,
 }
 
 impl Volume {
@@ -126,6 +156,9 @@ impl Volume {
     /// How it can be known what it takes.
     #[must_use]
     pub const fn footprint(&self) -> Footprint {
+        if self.is_moving() {
+            return Footprint::Unknown;
+        }
         // A thick one shares nothing, however it was made.
         let may_share =
             matches!(self.resolved.allocation(), Allocation::Thin) && self.request.source.is_some();
@@ -136,6 +169,12 @@ impl Volume {
             }
             (Backend::Loop | Backend::Hostpath, _) => Footprint::Unknown,
         }
+    }
+
+    /// Its data may not be in its place: an import has not ended.
+    #[must_use]
+    pub const fn is_moving(&self) -> bool {
+        matches!(self.import, Some(Import { moving: Some(_), .. }))
     }
 
     /// Its name within its pool.
@@ -200,7 +239,10 @@ impl Record {
     /// # Errors
     /// It cannot be written as JSON.
     pub fn to_text(&self) -> Result<Vec<u8>, StoreError> {
-        text_over(self.raw.clone(), &RecordFile::of(&self.volume), RECORD)
+        let mut raw = self.raw.clone();
+        // The one field in which something goes again.
+        raw.remove(file::IMPORT);
+        text_over(raw, &RecordFile::of(&self.volume), RECORD)
     }
 }
 
@@ -235,7 +277,27 @@ pub(crate) mod tests {
             shared: Vec::new(),
             pod: None,
             attachments: Vec::new(),
+            import: None,
         }
+    }
+
+    #[test]
+    fn the_note_of_a_move_goes_and_what_is_not_known_stays() {
+        let mut volume = sample("a");
+        let source = "/srv/a \"b\"";
+        volume.import = Some(Import { source: source.to_owned(), moving: Some(u64::MAX) });
+        let text = Record::new(volume.clone()).to_text().unwrap();
+        let mut value: Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(value["import"]["movingInode"], u64::MAX);
+        value["later"] = "kept".into();
+        let text = serde_json::to_vec(&value).unwrap();
+        let mut read = Record::parse(&volume.key, &text).unwrap();
+        assert_eq!(read.volume, volume);
+        assert_eq!(read.volume.footprint(), Footprint::Unknown, "its image may not be there");
+        read.volume.import = Some(Import { source: source.to_owned(), moving: None });
+        let written: Value = serde_json::from_slice(&read.to_text().unwrap()).unwrap();
+        assert_eq!(written["import"], serde_json::json!({ "source": source }));
+        assert_eq!(written["later"], "kept");
     }
 
     #[test]

@@ -67,6 +67,16 @@ impl PoolView {
         Ok(dir::open_dir(volumes.as_fd(), key.as_str())?.into())
     }
 
+    /// The record of a volume; `None` when there is no such volume.
+    ///
+    /// # Errors
+    /// It is damaged, or cannot be read.
+    pub fn volume(&self, key: &Key) -> Result<Option<Volume>, StoreError> {
+        let volumes = dir::open_dir(self.root.as_fd(), "volumes")?;
+        let fd = dir::find_dir(volumes.as_fd(), key.as_str())?;
+        fd.map(|fd| read_record(fd.as_fd(), key).map(|record| record.volume)).transpose()
+    }
+
     /// Every volume in the order of the keys, with its record or what is wrong with it.
     ///
     /// # Errors

@@ -18,6 +18,8 @@ mod health;
 #[cfg(test)]
 mod health_of_pools;
 #[cfg(test)]
+mod import;
+#[cfg(test)]
 mod inline;
 #[cfg(test)]
 mod input_controller;

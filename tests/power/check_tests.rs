@@ -70,12 +70,15 @@ fn found(world: &World, damage: impl FnOnce(&Path)) -> Vec<String> {
     faults(&node, world, Pool::Ext4)
 }
 
+/// What is done to a pool behind the driver's back.
+type Damage<'a> = &'a dyn Fn(&Path);
+
 #[test]
 fn a_disk_that_has_lost_something_is_told_from_one_that_has_not() {
     assert_eq!(found(&world(), |_| {}), Vec::<String>::new());
     let volume = |pool: &Path| pool.join("volumes").join(KEY);
     let write = |path: PathBuf, text: &str| std::fs::write(path, text).unwrap();
-    let damages: [(&str, &dyn Fn(&Path)); 9] = [
+    let damages: [(&str, Damage<'_>); 9] = [
         ("is gone", &|pool| std::fs::remove_dir_all(volume(pool)).unwrap()),
         ("is gone", &|pool| std::fs::remove_dir_all(pool.join("snapshots")).unwrap()),
         ("pool.json is not there", &|pool| std::fs::remove_file(pool.join("pool.json")).unwrap()),

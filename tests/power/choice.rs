@@ -28,7 +28,13 @@ impl Wanted {
             Op::Create { spec, .. } => Some(spec.kind),
             Op::Snapshot { volume, .. } => world.volumes.get(volume).map(|v| v.spec.kind),
             Op::Forget { snapshot } => world.snapshots.get(snapshot).map(|s| s.spec.kind),
-            other => world.volumes.get(other.object()).map(|v| v.spec.kind),
+            Op::Up { .. }
+            | Op::Down { .. }
+            | Op::Write { .. }
+            | Op::Expand { .. }
+            | Op::Modify { .. }
+            | Op::Delete { .. }
+            | Op::Purge { .. } => world.volumes.get(op.object()).map(|v| v.spec.kind),
         };
         op.word() == self.word && kind == Some(self.kind)
     }

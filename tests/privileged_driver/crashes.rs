@@ -9,10 +9,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::chance::seed;
 use crate::driver::Driver;
 use crate::life::{Kind, Life, check_nothing_left};
 use crate::privileged::{Sandbox, privileged};
-use crate::random::{Random, seed};
+use crate::random::Random;
 
 const ROUNDS: u64 = 20;
 

@@ -20,9 +20,9 @@ pub(crate) struct Cases {
     failed: Vec<(&'static str, Kind)>,
 }
 
-/// The beginnings of the points that other tests have: those of `inline`, `snapshots`, `managed`, `limit_faults`
-/// and `steps`.
-const ELSEWHERE: [&str; 12] = [
+/// The beginnings of the points that other tests have: those of `inline`, `snapshots`, `managed`, `limit_faults`,
+/// `import_faults` and `steps`.
+const ELSEWHERE: [&str; 14] = [
     "step.",
     "host.command.",
     "engine.inline.",
@@ -35,6 +35,8 @@ const ELSEWHERE: [&str; 12] = [
     "host.project.",
     "host.quota.",
     "backend.image.reserving",
+    "store.import.",
+    "engine.import.",
 ];
 
 /// The points of this driver in the life of a volume that begins empty and has a claim.

@@ -9,12 +9,15 @@ use crate::privileged::{Sandbox, poll, privileged};
 /// Not always hit: the kernel may have ended a membership by itself, and forgotten a project whose bounds are lifted.
 const SOMETIMES: [&str; 2] = ["host.limit.unassign", "host.project.end"];
 
+/// Of directories that were there before: see `import_faults`.
+const JOIN: &str = "host.project.join";
+
 fn points(of: &[&str]) -> Vec<&'static str> {
     let ours = |point: &&str| of.iter().any(|start| point.starts_with(start));
     orlop::fault::all()
         .into_iter()
         .filter(ours)
-        .filter(|point| !SOMETIMES.contains(point))
+        .filter(|point| !SOMETIMES.contains(point) && *point != JOIN)
         .collect()
 }
 

@@ -10,6 +10,8 @@ mod blocks;
 #[cfg(test)]
 mod burst;
 #[cfg(test)]
+mod chance;
+#[cfg(test)]
 mod client;
 #[cfg(test)]
 mod client_snapshots;
@@ -47,6 +49,12 @@ mod fill_images;
 mod filling;
 #[cfg(test)]
 mod health;
+#[cfg(test)]
+mod import;
+#[cfg(test)]
+mod import_faults;
+#[cfg(test)]
+mod import_limits;
 #[cfg(test)]
 mod inline;
 #[cfg(test)]

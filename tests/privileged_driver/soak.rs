@@ -20,12 +20,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::chance::seed;
 use crate::client::Client;
 use crate::driver::Driver;
 use crate::life::check_nothing_left_in;
 use crate::managed::orlop;
 use crate::privileged::{loops_below, poll, privileged, run};
-use crate::random::{Random, seed};
+use crate::random::Random;
 use crate::soak_checks::{check, check_empty_rooms, remove_kept, start_afresh};
 use crate::soak_client::Actor;
 use crate::soak_world::{PoolIn, World, make_pools};

@@ -31,7 +31,8 @@ const WORKERS: usize = 3;
 const HELPER: &str = "host.command.started";
 
 /// Points that no request passes here, and why.
-const ELSEWHERE: [(&str, &str); 3] = [
+const ELSEWHERE: [(&str, &str); 4] = [
+    ("step.host.join_limit", "imports into pools with project quotas only"),
     ("step.host.enable_quota", "managed pools only"),
     ("step.pool.", "managed pools only"),
     ("step.store.progress", "copies that take longer than a second"),

@@ -1,15 +1,14 @@
 //! The calls of external-provisioner, external-resizer and kubelet, over the driver's socket.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
 use tonic::Status;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::Channel;
 
 use super::volume::Volume;
 use crate::cli::Failure;
+use crate::cli::dial::dial;
 use crate::csi::proto::controller_client::ControllerClient;
 use crate::csi::proto::identity_client::IdentityClient;
 use crate::csi::proto::node_client::NodeClient;
@@ -40,18 +39,6 @@ fn refused(status: &Status) -> Failure {
     format!("{:?}: {}", status.code(), status.message()).into()
 }
 
-async fn dial(socket: PathBuf) -> Result<Channel, tonic::transport::Error> {
-    let connector = tower::service_fn(move |_: Uri| {
-        let socket = socket.clone();
-        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-    });
-    // The address is not used: the connector knows the socket.
-    Endpoint::from_static("http://localhost")
-        .timeout(DEADLINE)
-        .connect_with_connector(connector)
-        .await
-}
-
 /// How a volume is used: as ReadWriteOnce is in Kubernetes when the driver has SINGLE_NODE_MULTI_WRITER.
 fn capability(volume: &Volume) -> VolumeCapability {
     VolumeCapability {
@@ -68,7 +55,7 @@ fn text(path: &Path) -> String {
 impl Client {
     /// A connection to the driver at a socket; `None` while it does not answer or is not ready.
     pub(super) async fn connect(socket: &Path) -> Result<Option<Self>, Failure> {
-        let Ok(channel) = dial(socket.to_owned()).await else {
+        let Ok(channel) = dial(socket.to_owned(), Some(DEADLINE)).await else {
             return Ok(None);
         };
         let probe = IdentityClient::new(channel.clone()).probe(ProbeRequest {}).await;

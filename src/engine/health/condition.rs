@@ -97,6 +97,9 @@ conditions! {
     DataUnreadable: Inaccessible;
         "the pool's filesystem refuses to read the record or the data";
         "look at the kernel's log, check the disk";
+    ImportUnfinished: Inaccessible;
+        "an import was cut off, and the volume's data may still be where it comes from; nothing is done to either";
+        "repeat the import";
     DataMissing: DataLoss;
         "the data directory or the image is not in the pool";
         "restore it from a copy, or move the volume's directory out of `volumes/` to give it up";

@@ -13,7 +13,7 @@ use crate::engine::observe::{DEVICE, Observed};
 use crate::engine::plan::{Kind, Seen};
 use crate::engine::{Engine, EngineError, Located, chain};
 use crate::host::{DeviceNumber, FileIdentity, LoopStatus, MountEntry};
-use crate::store::{DATA, IMAGE, Resolved, StoreError, VolumeDir};
+use crate::store::{DATA, IMAGE, Import, Resolved, StoreError, VolumeDir};
 use crate::volume::{Allocation, ByteSize, Filesystem};
 
 /// A file that cannot be opened is missing or unreadable.
@@ -36,6 +36,10 @@ impl Engine {
         findings: &mut Findings,
     ) {
         let volume = located.volume();
+        if let Some(Import { source, moving: Some(_) }) = &volume.import {
+            let detail = format!("its data comes from {source}");
+            return findings.add(Condition::ImportUnfinished, &detail);
+        }
         let dir = match located.pool.store.open_volume(&volume.key) {
             Ok(dir) => dir,
             Err(error) => return add_unopened(findings, "the volume's directory", &error),

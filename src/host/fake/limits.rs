@@ -110,6 +110,13 @@ impl Limits for FakeHost {
         Ok(Limit { kind, number })
     }
 
+    fn join_limit(&self, file: BorrowedFd<'_>, limit: Limit) -> Result<(), HostError> {
+        let path = path_of(file);
+        let mut model = self.enter("join_limit", &path)?;
+        model.limits.projects.insert(path, limit.number);
+        Ok(())
+    }
+
     fn set_bounds(
         &self,
         filesystem: BorrowedFd<'_>,

@@ -67,6 +67,16 @@ impl Limits for LinuxHost {
         Ok(Limit { kind, number })
     }
 
+    fn join_limit(&self, file: BorrowedFd<'_>, limit: Limit) -> Result<(), HostError> {
+        let joined = match limit.kind {
+            LimitKind::Project => {
+                project_id(limit).map_err(io::Error::from).and_then(|id| project::join(file, id))
+            }
+            LimitKind::SimpleQuota | LimitKind::Qgroup => Err(Errno::ENOTSUP.into()),
+        };
+        joined.map_err(|e| HostError::call("put under a limit", fd_path(file), e))
+    }
+
     fn set_bounds(
         &self,
         filesystem: BorrowedFd<'_>,

@@ -3,6 +3,7 @@
 //! Invariants: no verb follows a link at the end of a path; nothing is removed that is not an empty directory or
 //! an empty regular file; a bind mount has all its attributes before anybody can see it.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -34,8 +35,35 @@ const BUSY_WAIT: Duration = Duration::from_millis(50);
 
 pub(super) fn read_table() -> Result<MountTable, HostError> {
     let text = std::fs::read(MOUNT_INFO).map_err(|e| HostError::call("read", MOUNT_INFO, e))?;
-    MountTable::parse(&text)
-        .map_err(|e| HostError::Unexpected { what: e.to_string(), path: PathBuf::from(MOUNT_INFO) })
+    parse_table(&text, Path::new(MOUNT_INFO))
+}
+
+fn parse_table(text: &[u8], path: &Path) -> Result<MountTable, HostError> {
+    MountTable::parse(text)
+        .map_err(|e| HostError::Unexpected { what: e.to_string(), path: path.to_owned() })
+}
+
+/// The tables of all mount namespaces that a process in /proc is in, this one's first.
+pub(super) fn tables_in_sight() -> Result<Vec<MountTable>, HostError> {
+    let failed = |e| HostError::call("list", "/proc", e);
+    let mut seen =
+        BTreeSet::from([std::fs::read_link("/proc/thread-self/ns/mnt").map_err(failed)?]);
+    let mut tables = vec![read_table()?];
+    for entry in std::fs::read_dir("/proc").map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        // Not a process, or one that has just ended.
+        let Ok(namespace) = std::fs::read_link(path.join("ns/mnt")) else { continue };
+        let info = path.join("mountinfo");
+        if seen.contains(&namespace) {
+            continue;
+        }
+        // One that is just ending cannot be read; another process may be in the same namespace.
+        if let Ok(text) = std::fs::read(&info) {
+            tables.push(parse_table(&text, &info)?);
+            seen.insert(namespace);
+        }
+    }
+    Ok(tables)
 }
 
 pub(super) fn canonical(path: &Path) -> Result<Option<PathBuf>, HostError> {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::attachment::AttachmentFile;
 use super::super::snapshot::{SharedFile, size};
-use super::{FORMAT, Request, Resolved, Volume};
+use super::{FORMAT, Import, Request, Resolved, Volume};
 use crate::volume::{
     Allocation, Backend, ByteSize, CapacityRange, DirectIo, Filesystem, IdError, Limit, LimitKind,
     OnDelete, Pod, Source,
@@ -32,6 +32,20 @@ pub(super) struct RecordFile {
     limit: Option<LimitFile>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     shared: Vec<SharedFile>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    import: Option<ImportFile>,
+}
+
+/// The name of that field.
+pub(super) const IMPORT: &str = "import";
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ImportFile {
+    source: String,
+    /// There only while the data may not be in its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    moving_inode: Option<u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -211,6 +225,10 @@ impl RecordFile {
             inline: volume.pod.as_ref().map(InlineFile::of),
             limit: volume.limit.map(LimitFile::of),
             shared: volume.shared.iter().map(SharedFile::of).collect(),
+            import: volume.import.as_ref().map(|import| ImportFile {
+                source: import.source.clone(),
+                moving_inode: import.moving,
+            }),
         }
     }
 
@@ -248,6 +266,9 @@ impl RecordFile {
                 .into_iter()
                 .map(AttachmentFile::read)
                 .collect::<Result<_, _>>()?,
+            import: self
+                .import
+                .map(|import| Import { source: import.source, moving: import.moving_inode }),
         })
     }
 }

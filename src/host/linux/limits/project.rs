@@ -10,7 +10,7 @@ use std::fs::File;
 use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
-use nix::sys::stat::futimens;
+use nix::sys::stat::{SFlag, fstat, futimens};
 use nix::sys::statfs::fstatfs;
 use nix::sys::time::TimeSpec;
 
@@ -95,6 +95,20 @@ pub(super) fn begin(directory: BorrowedFd<'_>) -> std::io::Result<u32> {
         return Err(Errno::EIO.into());
     }
     Ok(id)
+}
+
+/// Gives a file or directory that exists the id of the directory above it.
+pub(super) fn join(file: BorrowedFd<'_>, id: u32) -> std::io::Result<()> {
+    let mut attributes = sys::attributes(file)?;
+    let kind = SFlag::from_bits_truncate(fstat(file)?.st_mode) & SFlag::S_IFMT;
+    let hands_on = if kind == SFlag::S_IFDIR { FS_XFLAG_PROJINHERIT } else { 0 };
+    if (attributes.project, attributes.flags & hands_on) == (id, hands_on) {
+        return Ok(());
+    }
+    attributes.project = id;
+    attributes.flags |= hands_on;
+    fault::point!("host.project.join")?;
+    Ok(sys::set_attributes(file, &attributes)?)
 }
 
 fn write(filesystem: BorrowedFd<'_>, id: u32, quota: &QuotaBlock) -> nix::Result<()> {
