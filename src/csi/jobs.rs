@@ -215,7 +215,8 @@ impl Jobs {
         *lock(&self.shared.running) += 1;
         let running = Running(Arc::clone(&self.shared));
         let joined = tokio::task::spawn_blocking(move || {
-            let _held = (running, permit, guard);
+            // Let go of in this order: whoever waits until nothing runs finds the key free.
+            let _held = (guard, permit, running);
             job()
         });
         match joined.await {

@@ -97,7 +97,7 @@ pub(crate) fn check_empty_rooms(driver: &Driver, actors: &[Actor], empty: [u64; 
         pools.all(|(pool, empty)| room(pool) + BLUR >= empty)
     };
     // It measures twice a minute.
-    let is_right = (0..12_000).any(|_| is_back() || pause());
+    let is_right = (0..8_000).any(|_| is_back() || pause());
     let rooms = PoolIn::ALL.map(room);
     assert!(
         is_right,
