@@ -142,7 +142,7 @@ mod rules {
         for (at, c) in text.char_indices() {
             match c {
                 '{' => depth += 1,
-                '}' if depth == 1 => return at + 1,
+                '}' if depth <= 1 => return at + 1,
                 '}' => depth -= 1,
                 ';' if depth == 0 => return at + 1,
                 _ => {}

@@ -48,6 +48,11 @@ fn unopened(name: &Path, error: Errno) -> StoreError {
     }
 }
 
+/// Opens a file or directory beneath `parent`; the error is the kernel's.
+pub(super) fn beneath(parent: BorrowedFd<'_>, name: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
+    openat2(parent, name, how(flags, Mode::empty()))
+}
+
 /// Opens a file or directory beneath `parent`.
 pub(super) fn open(
     parent: BorrowedFd<'_>,
@@ -55,7 +60,7 @@ pub(super) fn open(
     flags: OFlag,
 ) -> Result<OwnedFd, StoreError> {
     let name = name.as_ref();
-    openat2(parent, name, how(flags, Mode::empty())).map_err(|e| unopened(name, e))
+    beneath(parent, name, flags).map_err(|e| unopened(name, e))
 }
 
 /// Opens a directory beneath `parent`.

@@ -56,7 +56,8 @@ impl Outside {
             _ => return Err(failed(Errno::EINVAL)),
         }
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK;
-        let file = File::from(dir::open(parent.as_fd(), name, flags)?);
+        let file = dir::beneath(parent.as_fd(), name.as_ref(), flags).map_err(failed)?;
+        let file = File::from(file);
         let metadata = file.metadata().map_err(|e| StoreError::io("look at", path, e))?;
         let identity = FileIdentity::of(&metadata);
         Ok(Self { path: path.to_owned(), parent, name: name.to_owned(), file, identity })
