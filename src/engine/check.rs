@@ -6,7 +6,7 @@
 mod contents;
 
 pub use contents::check_side_by_side;
-pub(super) use contents::lost;
+pub(super) use contents::{in_words, lost};
 
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;

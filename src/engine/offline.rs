@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::check::lost;
+use super::check::{in_words, lost};
 use super::pools::{new_marker, random};
 use super::room::{Terms, least_available};
 use super::system::{KUBELET_DIR, System};
@@ -213,7 +213,7 @@ pub fn volumes(configured: &[PoolConfig], count: bool) -> (Vec<VolumeLine>, Vec<
     let host = LinuxHost::new();
     of_each(configured, |config, view| {
         let line = |(key, record): ViewedVolume| {
-            let record = record.map_err(|error| chain(&error));
+            let record = record.map_err(|error| in_words(&error));
             let id = record.as_ref().ok().map(|volume| volume.id(view.uuid().tag()));
             // One that is just being deleted, or cannot be looked at, takes nothing that could be told.
             let used = record.as_ref().ok();
@@ -270,7 +270,7 @@ pub fn snapshots(configured: &[PoolConfig]) -> (Vec<SnapshotLine>, Vec<String>) 
             pool: config.name.clone(),
             tag: view.uuid().tag(),
             key,
-            record: record.map_err(|error| chain(&error)),
+            record: record.map_err(|error| in_words(&error)),
         };
         Ok(view.snapshots()?.into_iter().map(line).collect())
     })

@@ -36,18 +36,18 @@ impl Check<'_> {
                 for (key, record) in listed {
                     match record {
                         Ok(volume) => self.volume(&view, &volume),
-                        Err(error) => self.wrong(format!("volume {key}: {}", chain(&error))),
+                        Err(error) => self.wrong(format!("volume {key}: {}", in_words(&error))),
                     }
                 }
             }
-            Err(error) => self.wrong(chain(&error)),
+            Err(error) => self.wrong(in_words(&error)),
         }
         match view.snapshots() {
             Ok(listed) => {
                 snapshots = listed.len();
                 self.snapshots(&view, listed);
             }
-            Err(error) => self.wrong(chain(&error)),
+            Err(error) => self.wrong(in_words(&error)),
         }
         self.groups(&view);
         if self.report.findings.len() == before {
@@ -55,7 +55,7 @@ impl Check<'_> {
         }
         match view.strays() {
             Ok(strays) => self.strays(&view, &strays),
-            Err(error) => self.wrong(chain(&error)),
+            Err(error) => self.wrong(in_words(&error)),
         }
     }
 
@@ -126,7 +126,7 @@ impl Check<'_> {
             }
             match record {
                 Ok(snapshot) => self.snapshot(view, &snapshot),
-                Err(error) => self.wrong(format!("snapshot {key}: {}", chain(&error))),
+                Err(error) => self.wrong(format!("snapshot {key}: {}", in_words(&error))),
             }
         }
     }
@@ -145,12 +145,12 @@ impl Check<'_> {
     fn groups(&mut self, view: &PoolView) {
         let groups = match view.groups() {
             Ok(groups) => groups,
-            Err(error) => return self.wrong(chain(&error)),
+            Err(error) => return self.wrong(in_words(&error)),
         };
         for (key, record) in groups {
             match record {
                 Ok(group) => self.members(view, &group),
-                Err(error) => self.wrong(format!("group {key}: {}", chain(&error))),
+                Err(error) => self.wrong(format!("group {key}: {}", in_words(&error))),
             }
         }
     }
@@ -183,6 +183,20 @@ impl Check<'_> {
             self.good(format!("{on_their_way} being made or removed by the driver that runs"));
         } else if strays.is_empty() {
             self.good("nothing in it that does not belong there");
+        }
+    }
+}
+
+/// What is wrong with a record, and what to do; the store says so itself where it is not the disk that refused.
+pub(in crate::engine) fn in_words(error: &StoreError) -> String {
+    match error {
+        StoreError::Damaged { .. } | StoreError::TooNew { .. } => chain(error),
+        StoreError::Io { .. }
+        | StoreError::Host(_)
+        | StoreError::NotEmpty { .. }
+        | StoreError::Locked { .. }
+        | StoreError::Exists { .. } => {
+            format!("{}; {}", chain(error), Condition::DataUnreadable.help().remedy)
         }
     }
 }
