@@ -111,6 +111,9 @@ async fn what_is_moved_is_promised_like_what_is_made_but_for_what_it_takes_alrea
     let large = ImportVolumeRequest { size_bytes: GIB + 13 * MIB, ..request(&image, "raw") };
     let copy = ImportVolumeRequest { copy: true, ..large.clone() };
     assert_eq!(refused("a copy", driver.import(copy).await), Code::ResourceExhausted);
+    // Its blocks may be shared with other files, which no overwriting reaches.
+    let wipe = ImportVolumeRequest { on_delete: "wipe".to_owned(), ..large.clone() };
+    assert_eq!(refused("wipe", driver.import(wipe).await), Code::InvalidArgument);
     let imported = driver.import(large.clone()).await.unwrap();
     assert!(imported.block);
     assert_eq!(imported.size_bytes, GIB + 13 * MIB);
@@ -118,8 +121,24 @@ async fn what_is_moved_is_promised_like_what_is_made_but_for_what_it_takes_alrea
     assert_eq!(driver.import(large.clone()).await.unwrap(), imported);
     let other = ImportVolumeRequest { size_bytes: GIB, ..large };
     assert_eq!(refused("another size", driver.import(other).await), Code::AlreadyExists);
-    let more = driver.create(HOSTPATH.create("more")).await;
-    assert_eq!(refused("more", more), Code::ResourceExhausted);
+    let full = async |driver: &Driver| {
+        let more = driver.create(HOSTPATH.create("more")).await;
+        assert_eq!(refused("more", more), Code::ResourceExhausted);
+    };
+    full(&driver).await;
+    // What is kept is charged all the time, under whatever name it comes back.
+    let mut id = imported.volume_id;
+    for name in ["renamed", "", "again"] {
+        driver.delete(&id).await.unwrap();
+        full(&driver).await;
+        let kept = driver.machine.names("default", "retained").remove(0);
+        let kept = driver.machine.pool("default").join("retained").join(kept);
+        let back = driver.import(request(&kept, name)).await.unwrap();
+        assert_eq!(back.size_bytes, GIB + 13 * MIB);
+        assert_eq!(back.volume_id == id, name.is_empty(), "{name:?}");
+        full(&driver).await;
+        id = back.volume_id;
+    }
     driver.stop().await;
 }
 

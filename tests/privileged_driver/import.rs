@@ -10,9 +10,9 @@ use std::process::{Command, Output, Stdio};
 use tonic::Code;
 
 use crate::driver::Driver;
-use crate::life::{Kind, Life, MIB, read};
+use crate::life::{Kind, Life, MIB, check_nothing_left, read};
 use crate::pools::{PoolOn, end};
-use crate::privileged::{Sandbox, privileged, run};
+use crate::privileged::{Sandbox, poll, privileged, run};
 
 /// Runs `orlop volume …` on the test's pool, with a fault point armed as `NAME:abort`.
 pub(crate) fn orlop(sandbox: &Sandbox, fault: Option<&str>, arguments: &[&str]) -> Output {
@@ -190,6 +190,51 @@ fn a_pool_that_a_driver_has_open_is_refused_with_what_to_do() {
         drop(driver);
         let listed = orlop(sandbox, None, &["volume", "manifest", &id]);
         assert!(String::from_utf8_lossy(&listed.stdout).contains("name: \"tree\"\n"));
+    });
+}
+
+#[test]
+fn a_filesystem_that_needs_repair_is_imported_as_it_is() {
+    privileged(|sandbox| {
+        make_pool(sandbox, "pool");
+        let image = sandbox.path("disk.img");
+        make_ext4(sandbox, &image, 8 * MIB);
+        let text = image.to_str().unwrap();
+        let copy =
+            |name| orlop(sandbox, None, &["volume", "import", text, "--copy", "--name", name]);
+        let is_same = |output: &Output| {
+            let volume = sandbox.path("pool/volumes").join(key(&id(output)));
+            let [one, other] = [&volume.join("disk.img"), &image].map(std::fs::read);
+            one.unwrap() == other.unwrap()
+        };
+        assert!(!is_same(&copy("well")), "it gets a UUID of its own");
+        // EXT4_ERROR_FS
+        run("debugfs", &["-w", "-R", "set_super_value state 2", text]);
+        assert!(is_same(&copy("ill")));
+        assert!(in_image(&image).contains("in the image"));
+    });
+}
+
+#[test]
+fn a_driver_that_dies_in_an_import_is_asked_again() {
+    privileged(|sandbox| {
+        let mut driver = Driver::start_armed(sandbox, Some("store.import.taken:abort"));
+        let source = sandbox.make_dir("tree");
+        make_tree(&source);
+        let arguments = [source.to_str().unwrap(), "--name", "v", "--on-delete", "delete"];
+        let complaint = complaint(&through(sandbox, &arguments));
+        assert!(complaint.contains("repeat the command"), "{complaint}");
+        poll("the driver is dead", || driver.is_dead());
+        assert!(!source.exists(), "it died behind the rename");
+        driver.restart();
+        let config = sandbox.path("orlop.toml");
+        let list = ["volume", "list", "--output", "json", "--config", config.to_str().unwrap()];
+        let listed = run(env!("CARGO_BIN_EXE_orlop"), &list);
+        assert!(listed.contains("\"importing\"") && listed.contains("/tree\""), "{listed}");
+        let life = imported(sandbox, Kind::Hostpath, "v", id(&through(sandbox, &arguments)));
+        up_and_down(&mut driver, &life, "in the tree");
+        driver.client.delete(&life.id).unwrap();
+        check_nothing_left(sandbox, &mut driver);
     });
 }
 

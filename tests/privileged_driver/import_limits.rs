@@ -1,4 +1,5 @@
-//! A directory that is moved into a pool with project quotas is held to its size like one that was born there.
+//! A directory that is moved into a pool with project quotas is held to its size like one that was born there, and so is
+//! what is copied.
 
 #![expect(clippy::disallowed_methods, reason = "makes and removes what is imported")]
 
@@ -7,7 +8,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use orlop::host::linux::LinuxHost;
-use orlop::host::{Counting, Limits};
+use orlop::host::{Counting, Host, Limits};
 use orlop::volume::{ByteSize, Limit, LimitKind};
 
 use crate::import::{check_tree, complaint, id, key, make_pool, make_tree, orlop};
@@ -33,13 +34,19 @@ fn all(root: &Path) -> Vec<PathBuf> {
     below.into_iter().map(|name| root.join(name)).collect()
 }
 
-fn check_limit(data: &Path) {
+/// The limit that a volume's record names.
+fn limit_of(data: &Path) -> Limit {
     let record = std::fs::read_to_string(data.with_file_name("volume.json")).unwrap();
     let record: serde_json::Value = serde_json::from_str(&record).unwrap();
-    let limit = Limit {
-        kind: LimitKind::Project,
-        number: record["limit"]["number"].as_u64().unwrap_or_else(|| panic!("{record}")),
-    };
+    Limit {
+        kind: LimitKind::from_word(record["limit"]["kind"].as_str().unwrap()).unwrap(),
+        number: record["limit"]["number"].as_u64().unwrap(),
+    }
+}
+
+fn check_limit(data: &Path) {
+    let limit = limit_of(data);
+    assert_eq!(limit.kind, LimitKind::Project);
     let host = LinuxHost::new();
     for path in all(data) {
         let file = File::open(&path).unwrap();
@@ -88,6 +95,30 @@ fn held(sandbox: &Sandbox, pool: PoolOn) {
     let output = orlop(sandbox, None, &arguments[..5]);
     assert!(output.status.success(), "{}", complaint(&output));
     run("umount", &[sandbox.path("pool")]);
+}
+
+#[test]
+fn a_directory_that_is_copied_to_btrfs_is_counted_for_its_volume() {
+    privileged(|sandbox| {
+        PoolOn::Btrfs.mount_with_limits(sandbox, 400);
+        make_pool(sandbox, "pool/p");
+        // On the pool's own filesystem: had it shared its blocks, they would be counted for nobody's volume.
+        let source = sandbox.path("pool/source");
+        make_tree(&source);
+        run("sync", &["-f", source.to_str().unwrap()]);
+        let arguments = ["volume", "import", source.to_str().unwrap(), "--copy", "--name", "v"];
+        let output = orlop(sandbox, None, &[&arguments[..], &["--size", "4MiB"]].concat());
+        let data = sandbox.path("pool/p/volumes").join(key(&id(&output))).join("data");
+        check_tree(&data);
+        check_tree(&source);
+        let (host, root) = (LinuxHost::new(), File::open(&data).unwrap());
+        host.settle_space(root.as_fd(), true).unwrap();
+        let state = host.limit_state(root.as_fd(), limit_of(&data)).unwrap().unwrap();
+        assert_eq!(state.bounds.unwrap().bytes, ByteSize::mib(4));
+        assert!((300_000..4 * MIB).contains(&state.used.bytes()), "{state:?}");
+        drop(root);
+        run("umount", &[sandbox.path("pool")]);
+    });
 }
 
 #[test]

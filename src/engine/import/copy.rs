@@ -39,9 +39,7 @@ impl Engine {
             incoming.commit(&record, &mut promise).map_err(EngineError::from)
         });
         if let Err(error) = made {
-            let error = full(error).with_undo(incoming.abandon(&*self.host));
-            tracing::warn!(error = source.failed(&error), "import failed");
-            return Err(error);
+            return Err(full(error).with_undo(incoming.abandon(&*self.host)));
         }
         let located = Located { pool: Arc::clone(pool), record };
         tracing::info!(volume = %located.id(), pool = pool.name, "imported");

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use super::kept::Place;
 use crate::backend::{self, AtOnce, Count, STEP};
 use crate::engine::limits::smallest_held;
-use crate::engine::{Engine, EngineError, chain};
+use crate::engine::{Engine, EngineError};
 use crate::host::{DeviceNumber, HostError, MountTable};
 use crate::store::{Outside, PoolView, Resolved, StoreError, Volume};
 use crate::volume::{Allocation, Backend, ByteSize, DirectIo, LimitKind, VolumeId};
@@ -175,7 +175,7 @@ impl Engine {
         match own.next().or_else(foreign) {
             None => Ok(()),
             Some(pool) => Err(EngineError::Invalid(format!(
-                "{} and {}, which belongs to a driver of volumes, overlap; what a pool has kept is imported as <pool>/retained/<key>.<generation> or <pool>/archive/…, from a pool that is configured here and not away",
+                "{} and {}, a pool or the driver's own directory, overlap: move what is to be imported out of it; only what a pool that is here has kept is imported from it, as <pool>/retained/<key>.<generation> or <pool>/archive/…",
                 path.display(),
                 pool.display()
             ))),
@@ -273,10 +273,5 @@ impl Source {
             self.outside.path().display(),
             needed.bytes()
         )))
-    }
-
-    /// A failure in words that name it.
-    pub(super) fn failed(&self, error: &EngineError) -> String {
-        format!("{}: {}", self.outside.path().display(), chain(error))
     }
 }
