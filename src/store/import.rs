@@ -204,6 +204,7 @@ impl Pool {
     /// # Errors
     /// A system call failed.
     pub fn flush_move(&self) -> Result<(), StoreError> {
-        syncfs(self.directory()).map_err(|e| StoreError::io("flush", self.path(), e))
+        fault::step!("step.store.flush", syncfs(self.directory()))
+            .map_err(|e| StoreError::io("flush", self.path(), e))
     }
 }
