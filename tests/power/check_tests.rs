@@ -63,6 +63,9 @@ fn world() -> World {
     world
 }
 
+/// Damages a pool.
+type Damage<'a> = &'a dyn Fn(&Path);
+
 fn found(world: &World, damage: impl FnOnce(&Path)) -> Vec<String> {
     let directory = tempfile::tempdir().unwrap();
     let node = Node { sandbox: Sandbox { dir: directory.path().to_owned() } };
@@ -75,7 +78,7 @@ fn a_disk_that_has_lost_something_is_told_from_one_that_has_not() {
     assert_eq!(found(&world(), |_| {}), Vec::<String>::new());
     let volume = |pool: &Path| pool.join("volumes").join(KEY);
     let write = |path: PathBuf, text: &str| std::fs::write(path, text).unwrap();
-    let damages: [(&str, &dyn Fn(&Path)); 9] = [
+    let damages: [(&str, Damage<'_>); 9] = [
         ("is gone", &|pool| std::fs::remove_dir_all(volume(pool)).unwrap()),
         ("is gone", &|pool| std::fs::remove_dir_all(pool.join("snapshots")).unwrap()),
         ("pool.json is not there", &|pool| std::fs::remove_file(pool.join("pool.json")).unwrap()),

@@ -24,13 +24,20 @@ pub(crate) struct Wanted {
 impl Wanted {
     /// The operation is one of these.
     pub(crate) fn is(self, op: &Op, world: &World) -> bool {
-        let kind = match op {
-            Op::Create { spec, .. } => Some(spec.kind),
-            Op::Snapshot { volume, .. } => world.volumes.get(volume).map(|v| v.spec.kind),
-            Op::Forget { snapshot } => world.snapshots.get(snapshot).map(|s| s.spec.kind),
-            other => world.volumes.get(other.object()).map(|v| v.spec.kind),
+        let spec = match op {
+            Op::Create { spec, .. } => Some(spec),
+            Op::Snapshot { volume, .. }
+            | Op::Up { volume }
+            | Op::Down { volume }
+            | Op::Write { volume, .. }
+            | Op::Expand { volume, .. }
+            | Op::Modify { volume, .. }
+            | Op::Delete { volume } => world.volumes.get(volume).map(|volume| &volume.spec),
+            Op::Forget { snapshot } => world.snapshots.get(snapshot).map(|taken| &taken.spec),
+            // Nobody was promised anything.
+            Op::Purge { .. } => None,
         };
-        op.word() == self.word && kind == Some(self.kind)
+        op.word() == self.word && spec.is_some_and(|spec| spec.kind == self.kind)
     }
 }
 
