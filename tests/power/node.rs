@@ -26,14 +26,14 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Mounts the disks; `boots` were before.
-    pub(crate) fn new(boots: usize) -> Self {
+    /// Mounts the disks; `boots` were before, of which none may have come as far as the driver (`is_new`).
+    pub(crate) fn new(boots: usize, is_new: bool) -> Self {
         let node = Self { sandbox: Sandbox { dir: "/tmp/node".into() } };
         std::fs::create_dir(node.sandbox.dir()).unwrap();
         node.mount("/dev/vda", "", "prjquota");
         node.mount("/dev/vdb", "xfs", "prjquota");
         node.mount("/dev/vdc", "btrfs", "defaults");
-        if boots == 0 {
+        if is_new {
             run("btrfs", &["quota", "enable", node.sandbox.path("btrfs").to_str().unwrap()]);
         }
         node.configure(MANAGED.0 + boots as u64 / GROWS_EVERY * MANAGED.1);
