@@ -153,7 +153,9 @@ impl Chooser<'_> {
             can.push((4, Op::Up { volume: name.to_owned() }));
             can.push((2, Op::Delete { volume: name.to_owned() }));
         }
-        if volume.bytes < 2 * spec.bytes {
+        // An XFS that has grown and used the new space, and not yet written back its superblock, is one that Linux 6.1 does
+        // not recover: SEMANTICS.md says so under Limits.
+        if volume.bytes < 2 * spec.bytes && spec.kind != Kind::Xfs {
             let bytes = volume.bytes + (1 + random.below(4)) * MIB;
             can.push((1, Op::Expand { volume: name.to_owned(), bytes }));
         }
