@@ -63,6 +63,9 @@ fn world() -> World {
     world
 }
 
+/// Damages a pool.
+type Damage<'a> = &'a dyn Fn(&Path);
+
 fn found(world: &World, damage: impl FnOnce(&Path)) -> Vec<String> {
     let directory = tempfile::tempdir().unwrap();
     let node = Node { sandbox: Sandbox { dir: directory.path().to_owned() } };

@@ -24,19 +24,20 @@ pub(crate) struct Wanted {
 impl Wanted {
     /// The operation is one of these.
     pub(crate) fn is(self, op: &Op, world: &World) -> bool {
-        let kind = match op {
-            Op::Create { spec, .. } => Some(spec.kind),
-            Op::Snapshot { volume, .. } => world.volumes.get(volume).map(|v| v.spec.kind),
-            Op::Forget { snapshot } => world.snapshots.get(snapshot).map(|s| s.spec.kind),
-            Op::Up { .. }
-            | Op::Down { .. }
-            | Op::Write { .. }
-            | Op::Expand { .. }
-            | Op::Modify { .. }
-            | Op::Delete { .. }
-            | Op::Purge { .. } => world.volumes.get(op.object()).map(|v| v.spec.kind),
+        let spec = match op {
+            Op::Create { spec, .. } => Some(spec),
+            Op::Snapshot { volume, .. }
+            | Op::Up { volume }
+            | Op::Down { volume }
+            | Op::Write { volume, .. }
+            | Op::Expand { volume, .. }
+            | Op::Modify { volume, .. }
+            | Op::Delete { volume } => world.volumes.get(volume).map(|volume| &volume.spec),
+            Op::Forget { snapshot } => world.snapshots.get(snapshot).map(|taken| &taken.spec),
+            // Nobody was promised anything.
+            Op::Purge { .. } => None,
         };
-        op.word() == self.word && kind == Some(self.kind)
+        op.word() == self.word && spec.is_some_and(|spec| spec.kind == self.kind)
     }
 }
 
@@ -152,7 +153,9 @@ impl Chooser<'_> {
             can.push((4, Op::Up { volume: name.to_owned() }));
             can.push((2, Op::Delete { volume: name.to_owned() }));
         }
-        if volume.bytes < 2 * spec.bytes {
+        // An XFS that has grown and used the new space, and not yet written back its superblock, is one that Linux 6.1 does
+        // not recover: SEMANTICS.md says so under Limits.
+        if volume.bytes < 2 * spec.bytes && spec.kind != Kind::Xfs {
             let bytes = volume.bytes + (1 + random.below(4)) * MIB;
             can.push((1, Op::Expand { volume: name.to_owned(), bytes }));
         }

@@ -15,10 +15,8 @@ use crate::ledger::{Pool, Spec};
 use crate::life::{Kind, Life, MIB};
 use crate::privileged::{Sandbox, run};
 
-/// The managed pool's image at first, and what it grows by now and then, in MiB.
-const MANAGED: (u64, u64) = (400, 16);
-/// The boots between two growths.
-const GROWS_EVERY: u64 = 8;
+/// The managed pool's image, in MiB. It does not grow here, for the reason that `choice` has for XFS.
+const MANAGED: u64 = 400;
 
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -26,17 +24,17 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Mounts the disks; `boots` were before.
-    pub(crate) fn new(boots: usize) -> Self {
+    /// Mounts the disks; `is_new` until the driver was ready once.
+    pub(crate) fn new(is_new: bool) -> Self {
         let node = Self { sandbox: Sandbox { dir: "/tmp/node".into() } };
         std::fs::create_dir(node.sandbox.dir()).unwrap();
         node.mount("/dev/vda", "", "prjquota");
         node.mount("/dev/vdb", "xfs", "prjquota");
         node.mount("/dev/vdc", "btrfs", "defaults");
-        if boots == 0 {
+        if is_new {
             run("btrfs", &["quota", "enable", node.sandbox.path("btrfs").to_str().unwrap()]);
         }
-        node.configure(MANAGED.0 + boots as u64 / GROWS_EVERY * MANAGED.1);
+        node.configure();
         node
     }
 
@@ -53,14 +51,14 @@ impl Node {
         }
     }
 
-    fn configure(&self, managed: u64) {
+    fn configure(&self) {
         let mut text = String::new();
         for pool in Pool::ALL {
             let (name, place) = (pool.name(), self.pool(pool));
             write!(text, "[[pool]]\nname = {name:?}\nreserve = \"0\"\n").unwrap();
             match pool {
                 Pool::Managed => {
-                    writeln!(text, "create = {{ size = \"{managed}MiB\", filesystem = \"xfs\" }}")
+                    writeln!(text, "create = {{ size = \"{MANAGED}MiB\", filesystem = \"xfs\" }}")
                 }
                 Pool::Ext4 | Pool::Xfs | Pool::Btrfs => writeln!(text, "path = {place:?}"),
             }

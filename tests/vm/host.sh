@@ -14,12 +14,11 @@ children=()
 finish() {
     local child
     # Without what bash says of processes that were killed.
-    {
-        for child in "${children[@]}"; do
-            kill -KILL "$child" || true
-        done
-        wait
-    } 2>/dev/null
+    exec 2>/dev/null
+    for child in "${children[@]}"; do
+        kill -KILL "$child" || true
+    done
+    wait
     for log in console output; do
         [ ! -e "$work/$log.log" ] || mv "$work/$log.log" "$cache/"
     done
