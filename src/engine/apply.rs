@@ -309,7 +309,7 @@ impl Engine {
         let entry = self.host.mounts()?.top_at(path).and_then(MountEntry::mounted_loop);
         let device: ByteSize =
             self.host.refresh_loop_size(entry.ok_or_else(|| missing("mount"))?)?;
-        Ok(self.host.grow(filesystem(located)?, path, device)?)
+        self.grow_filesystem(located, filesystem(located)?, path, device)
     }
 }
 

@@ -99,8 +99,13 @@ impl Engine {
         key: &Key,
         pool: &PoolChoice,
     ) -> Result<Option<Located>, EngineError> {
-        // First, because it opens what can be opened now.
+        // First, because these open what can be opened now: a pool that is opened later may have the volume already.
         let away = self.pools.first_away();
+        // The volume may exist in a pool that is away; making a second one would lose the first one's data.
+        let names_one_here = match pool {
+            PoolChoice::Any => Ok(false),
+            choice @ PoolChoice::Named(_) => self.pools.chosen(choice).map(|_| true),
+        };
         for open in self.pools.open_ones() {
             let generation = match open.store.entry(key) {
                 None => continue,
@@ -113,11 +118,7 @@ impl Engine {
                 return Ok(Some(located));
             }
         }
-        // The volume may exist in a pool that is away; making a second one would lose the first one's data.
-        let names_one_here = match pool {
-            PoolChoice::Any => false,
-            choice @ PoolChoice::Named(_) => self.pools.chosen(choice).map(|_| true)?,
-        };
+        let names_one_here = names_one_here?;
         match away {
             Some(error) if !names_one_here => Err(error),
             Some(_) | None => Ok(None),

@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use super::create::size_error;
+use super::freeze::FreezePoint;
 use super::limits::not_held;
 use super::observe::MountedAs;
 use super::stage::check_whole;
-use super::{Engine, EngineError, Located};
+use super::{Engine, EngineError, Located, chain};
 use crate::backend;
 use crate::store::Resolved;
-use crate::volume::{Allocation, ByteSize, CapacityRange, VolumeId};
+use crate::volume::{Allocation, ByteSize, CapacityRange, Filesystem, VolumeId};
 
 /// A volume that has grown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +66,7 @@ impl Engine {
                         tracing::info!(volume = %id, "mounted read-only: grows when it is next writable");
                     }
                     Some(mount) if self.grows_mounted(&located) => {
-                        self.host.grow(filesystem, &mount, device)?;
+                        self.grow_filesystem(&located, filesystem, &mount, device)?;
                     }
                     Some(_) if self.is_outgrown(&located)? => return Err(cannot_grow_mounted(id)),
                     Some(_) => {}
@@ -84,6 +85,36 @@ impl Engine {
             }
         }
         Ok(size)
+    }
+
+    /// Grows a mounted filesystem to the size of its device.
+    ///
+    /// XFS writes its superblock back before anything is answered: recovery of its log, after a power cut, does not know
+    /// the new size and refuses blocks beyond the old one (seen on Linux 6.1, after new space was written to). A freeze has
+    /// it written; it waits for no more than what is dirty.
+    pub(super) fn grow_filesystem(
+        &self,
+        located: &Located,
+        filesystem: Filesystem,
+        path: &Path,
+        device: ByteSize,
+    ) -> Result<(), EngineError> {
+        self.host.grow(filesystem, path, device)?;
+        if filesystem != Filesystem::Xfs {
+            return Ok(());
+        }
+        let table = self.host.mounts()?;
+        let seen = table.top_at(path).map(|entry| self.host.hold_mount(entry));
+        // Unmounted meanwhile, it has been written back.
+        let Some(mount) = seen.transpose()?.flatten() else { return Ok(()) };
+        let id = located.id();
+        let written = self.while_frozen(&[FreezePoint { id: id.clone(), mount }], || Ok(()));
+        written.map_err(|error| {
+            EngineError::Precondition(format!(
+                "the filesystem of volume {id} has grown, but its superblock could not be written back ({}); repeat the request",
+                chain(&error)
+            ))
+        })
     }
 
     /// Makes the image and the record as large as asked.

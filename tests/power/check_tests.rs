@@ -73,9 +73,6 @@ fn found(world: &World, damage: impl FnOnce(&Path)) -> Vec<String> {
     faults(&node, world, Pool::Ext4)
 }
 
-/// What is done to a pool behind the driver's back.
-type Damage<'a> = &'a dyn Fn(&Path);
-
 #[test]
 fn a_disk_that_has_lost_something_is_told_from_one_that_has_not() {
     assert_eq!(found(&world(), |_| {}), Vec::<String>::new());

@@ -153,9 +153,7 @@ impl Chooser<'_> {
             can.push((4, Op::Up { volume: name.to_owned() }));
             can.push((2, Op::Delete { volume: name.to_owned() }));
         }
-        // An XFS that has grown and used the new space, and not yet written back its superblock, is one that Linux 6.1 does
-        // not recover: SEMANTICS.md says so under Limits.
-        if volume.bytes < 2 * spec.bytes && spec.kind != Kind::Xfs {
+        if volume.bytes < 2 * spec.bytes {
             let bytes = volume.bytes + (1 + random.below(4)) * MIB;
             can.push((1, Op::Expand { volume: name.to_owned(), bytes }));
         }
