@@ -267,8 +267,9 @@ pub trait Host: Copying + Counting + Limits + ManagedPools + Debug + Send + Sync
     fn mounts(&self) -> Result<MountTable, HostError>;
 
     /// The mounts of every mount namespace that a program in sight is in, those of this one first: a container's mounts are
-    /// in a namespace of its own. Paths are those of the namespace.
-    fn mounts_in_sight(&self) -> Result<Vec<MountTable>, HostError>;
+    /// in a namespace of its own. Paths are those of the namespace. `false` when programs of this machine may be out of
+    /// sight.
+    fn mounts_in_sight(&self) -> Result<(Vec<MountTable>, bool), HostError>;
 
     /// The path as the mount table shows it: links in its parent resolved, its last component kept. `None` when the
     /// parent does not exist.

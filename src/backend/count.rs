@@ -82,6 +82,19 @@ impl Found<'_> {
         openat2(self.directory, self.name, how(flags)).ok()
     }
 
+    /// Its inode and how many names that has; `None` when it is gone.
+    #[must_use]
+    pub fn names(&self) -> Option<(u64, u64)> {
+        let stat = fstatat(self.directory, self.name, AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
+        Some((stat.st_ino, stat.st_nlink))
+    }
+
+    /// It is a directory.
+    #[must_use]
+    pub fn is_directory(&self) -> bool {
+        self.kind == SFlag::S_IFDIR
+    }
+
     /// Where it is, relative to where the count began.
     #[must_use]
     pub fn path(&self) -> PathBuf {

@@ -43,9 +43,11 @@ impl operator_server::Operator for Operator {
         rpc::logged("ImportVolume", &request.name, async {
             let wanted = request::import(&request)?;
             let key = wanted.key().ok_or_else(|| Status::invalid_argument("name is missing"))?;
-            // Two must not take one source under two names.
-            let source = format!("the import of {}", wanted.source.display());
-            let claims = Claims::whole(key.to_string()).with([source]);
+            // One at a time: two must not take one source under two names, or one what lies in the other's. What was kept
+            // may be asked for by its own name as well.
+            let kept = wanted.kept_key().filter(|kept| *kept != key).map(|kept| kept.to_string());
+            let others = kept.into_iter().chain(["an import".to_owned()]);
+            let claims = Claims::whole(key.to_string()).with(others);
             let engine = Arc::clone(&self.engine);
             let imported = self.jobs.change(claims, LANE, move || engine.import(&wanted)).await?;
             Ok(self.reply(&imported))

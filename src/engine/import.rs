@@ -46,6 +46,8 @@ pub struct ImportRequest {
     pub size: Option<ByteSize>,
     /// What becomes of its data later; `None` for what it had, or `retain`.
     pub on_delete: Option<OnDelete>,
+    /// The operator vouches that nobody uses the source, where that cannot be seen.
+    pub unused: bool,
 }
 
 /// A volume as its PersistentVolume tells it.
@@ -100,8 +102,13 @@ impl ImportRequest {
     /// The key of the volume that it is about; `None` when it cannot become one.
     #[must_use]
     pub fn key(&self) -> Option<Key> {
-        let kept = || self.source.file_name()?.to_str()?.split_once('.')?.0.parse().ok();
-        self.name.as_deref().map(Key::of_name).or_else(kept)
+        self.name.as_deref().map(Key::of_name).or_else(|| self.kept_key())
+    }
+
+    /// The key of the kept volume that the source may be.
+    #[must_use]
+    pub fn kept_key(&self) -> Option<Key> {
+        self.source.file_name()?.to_str()?.split_once('.')?.0.parse().ok()
     }
 }
 
@@ -119,15 +126,15 @@ impl Engine {
         Ok(ranked.into_iter().map(|(_, pool)| pool).collect())
     }
 
-    /// Promises that much in the first pool that has the room.
+    /// Promises what is needed in the first pool that has the room.
     fn reserve_in_first<'a>(
         &self,
         pools: &'a [Arc<OpenPool>],
         choice: &PoolChoice,
-        size: ByteSize,
+        needs: impl Fn(&OpenPool) -> Result<ByteSize, EngineError>,
     ) -> Result<(&'a Arc<OpenPool>, Promise<'a>), EngineError> {
         let wish = Wish { choice, allocation: Allocation::Thin };
-        self.in_first(pools, wish, |_| Ok(size), |pool, promise| Ok((pool, promise)))
+        self.in_first(pools, wish, needs, |pool, promise| Ok((pool, promise)))
     }
 
     /// Makes a volume of what lies at a path, or goes on where an earlier run was cut off.
@@ -156,10 +163,13 @@ impl Engine {
                     }
                 }
                 Some(_) if is_done(request, &path, &existing) => Ok(Described::of(&existing)),
+                Some(import) if request.copy && path.to_str() == Some(&import.source) => {
+                    Err(was_copied(&existing, &import.source))
+                }
                 Some(_) | None => Err(name_is_taken(&existing)),
             };
         }
-        let source = self.look_at_source(&path, &place, request.copy)?;
+        let source = self.look_at_source(&path, &place, (request.copy, request.unused))?;
         if request.copy {
             self.import_copy(request, name, &source)
         } else {
@@ -231,13 +241,24 @@ impl Engine {
     }
 }
 
-/// The volume is what an earlier run of the same command made. Of a move nothing is left where the data was.
+/// The volume is what an earlier run of the same move made: nothing is left where the data was.
 fn is_done(request: &ImportRequest, path: &Path, existing: &Located) -> bool {
     let volume = existing.volume();
     let source = volume.import.as_ref().map(|import| Path::new(&import.source));
+    let size = volume.request.capacity.required;
     source == Some(path)
-        && (request.copy || std::fs::symlink_metadata(path).is_err())
-        && request.size.is_none_or(|size| size.round_up(STEP) == Some(volume.size))
+        && !request.copy
+        && std::fs::symlink_metadata(path).is_err()
+        && request.size.is_none_or(|wish| wish.round_up(STEP) == Some(size))
+        && request.on_delete.is_none_or(|on_delete| on_delete == volume.on_delete)
+}
+
+/// The source may have changed since, and whoever is told that it was copied may remove it.
+fn was_copied(existing: &Located, source: &str) -> EngineError {
+    let (id, created) = (existing.id(), &existing.volume().created);
+    EngineError::Conflict(format!(
+        "nothing was copied now: volume {id} was made of {source} at {created}, and {source} may have changed since; orlop volume manifest {id} describes it; for another copy give another --name, or delete it first"
+    ))
 }
 
 /// The data of a volume may not be in its place yet.

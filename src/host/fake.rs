@@ -195,9 +195,9 @@ impl Host for FakeHost {
         Ok(MountTable::new(all.map(|entry| model.shown(entry)).collect()))
     }
 
-    fn mounts_in_sight(&self) -> Result<Vec<MountTable>, HostError> {
+    fn mounts_in_sight(&self) -> Result<(Vec<MountTable>, bool), HostError> {
         drop(self.look("mounts_in_sight", Path::new("/proc"))?);
-        Ok(vec![self.mounts()?])
+        Ok((vec![self.mounts()?], true))
     }
 
     fn canonical(&self, path: &Path) -> Result<Option<PathBuf>, HostError> {

@@ -50,7 +50,7 @@ impl Host for Faulty {
         self.0.mounts()
     }
 
-    fn mounts_in_sight(&self) -> Result<Vec<MountTable>, HostError> {
+    fn mounts_in_sight(&self) -> Result<(Vec<MountTable>, bool), HostError> {
         self.0.mounts_in_sight()
     }
 

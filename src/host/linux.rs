@@ -76,7 +76,7 @@ impl Host for LinuxHost {
         mounts::read_table()
     }
 
-    fn mounts_in_sight(&self) -> Result<Vec<MountTable>, HostError> {
+    fn mounts_in_sight(&self) -> Result<(Vec<MountTable>, bool), HostError> {
         mounts::tables_in_sight()
     }
 

@@ -26,7 +26,9 @@ pub(super) const RECORD: &str = Kind::Volume.record();
 /// What this release writes.
 pub(super) const FORMAT: u32 = 1;
 /// What this release can read: a record asks for a reader of at least its `minReader`.
-pub(super) const READER: u32 = 1;
+pub(super) const READER: u32 = 2;
+/// What reads a record of which nothing is new.
+pub(super) const PLAIN_READER: u32 = 1;
 
 /// The request as it was understood at birth: what a retry is compared with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,9 +161,9 @@ impl Volume {
         if self.is_moving() {
             return Footprint::Unknown;
         }
-        // A thick one shares nothing, however it was made.
-        let may_share =
-            matches!(self.resolved.allocation(), Allocation::Thin) && self.request.source.is_some();
+        // A thick one shares nothing, however it was made. What was there before may share with anything.
+        let is_made_of_some = self.request.source.is_some() || self.import.is_some();
+        let may_share = matches!(self.resolved.allocation(), Allocation::Thin) && is_made_of_some;
         match (self.resolved.backend(), self.limit) {
             (Backend::Loop, _) if !may_share => Footprint::Image,
             (Backend::Hostpath, Some(limit)) if !may_share || limit.kind.charges_first_writer() => {
@@ -240,8 +242,9 @@ impl Record {
     /// It cannot be written as JSON.
     pub fn to_text(&self) -> Result<Vec<u8>, StoreError> {
         let mut raw = self.raw.clone();
-        // The one field in which something goes again.
+        // The one field in which something goes again, and what it asks of readers.
         raw.remove(file::IMPORT);
+        raw.remove("minReader");
         text_over(raw, &RecordFile::of(&self.volume), RECORD)
     }
 }
@@ -324,7 +327,7 @@ pub(crate) mod tests {
         let record = Record::new(sample("a"));
         let good = String::from_utf8(record.to_text().unwrap()).unwrap();
         for (from, to, reason) in [
-            ("\"minReader\": 1", "\"minReader\": 2", "later release"),
+            ("\"minReader\": 1", "\"minReader\": 3", "later release"),
             (
                 "\"backend\": \"loop\",\n    \"image\"",
                 "\"backend\": \"zfs\",\n    \"image\"",

@@ -144,7 +144,8 @@ impl Remover<'_> {
             return self.remove_directory(parent, name, depth);
         }
         let regular = dir::is_kind(&stat, SFlag::S_IFREG);
-        if self.disposal == Disposal::Overwrite && regular {
+        // Under another name it is, or may be, somebody else's: it is overwritten with its last one.
+        if self.disposal == Disposal::Overwrite && regular && stat.st_nlink <= 1 {
             self.make_removable(parent, name)?;
             overwrite(parent, name)?;
         }
@@ -290,11 +291,17 @@ mod tests {
             .write(true)
             .open(entry.join("f"))
             .unwrap();
+        // Two names of one file: it is reached by the last of them.
+        std::fs::hard_link(entry.join("f"), entry.join("g")).unwrap();
+        let outside = temporary.path().join("outside");
+        std::fs::write(&outside, b"keep").unwrap();
+        std::fs::hard_link(&outside, entry.join("h")).unwrap();
         file.set_len(1 << 20).unwrap();
         file.write_all_at(b"secret", 8192).unwrap();
         remove(&entry, Disposal::Overwrite).unwrap();
         let mut content = [1_u8; 6];
         file.read_exact_at(&mut content, 8192).unwrap();
         assert_eq!(content, [0; 6]);
+        assert_eq!(std::fs::read(&outside).unwrap(), b"keep", "it is not the volume's alone");
     }
 }

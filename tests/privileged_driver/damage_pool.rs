@@ -308,7 +308,7 @@ fn a_marker_or_state_that_is_damaged_takes_one_pool_away() {
         let mut driver = Driver::start_configured(sandbox, None);
         let life = precious(sandbox, &mut driver);
         let (marker, state) = ("pool/pool.json", "root/state/p.pool.json");
-        let later = "{\"format\": 2, \"minReader\": 2, \"everything\": \"else\"}";
+        let later = "{\"format\": 2, \"minReader\": 9, \"everything\": \"else\"}";
         for (file, content, told, remedy) in [
             (marker, "", "EOF while parsing", "write it anew with the uuid that state/"),
             (marker, later, "asks for reader 2", "run that release"),

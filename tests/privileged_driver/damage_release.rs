@@ -100,7 +100,7 @@ fn what_asks_for_the_next_release_is_never_written_and_can_be_taken_down() {
             let path = life.dir().join("volume.json");
             let good = std::fs::read(&path).unwrap();
             // Nothing that this release knows need be in it.
-            rewrite(&path, |value| *value = json!({"format": 9, "minReader": 2, "everything": {}}));
+            rewrite(&path, |value| *value = json!({"format": 9, "minReader": 9, "everything": {}}));
             let later = std::fs::read(&path).unwrap();
             if restart {
                 driver.restart();

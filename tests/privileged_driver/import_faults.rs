@@ -183,7 +183,9 @@ fn case(sandbox: &Sandbox, way: Way, faults: &[String]) -> bool {
         }
     }
     let output = orlop(sandbox, None, &arguments);
-    assert!(output.status.success(), "{way:?}, {faults:?}: {}", complaint(&output));
+    // It may have died when the copy was there already.
+    let was_there = way.copies() && struck && complaint(&output).contains("nothing was copied now");
+    assert!(output.status.success() || was_there, "{way:?}, {faults:?}: {}", complaint(&output));
     check_done(sandbox, way, &source);
     for place in volumes(sandbox).iter().chain([&source]) {
         if place.is_dir() {

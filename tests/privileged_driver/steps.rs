@@ -81,11 +81,17 @@ fn once(world: &mut World, case: &Case, action: &str) -> Option<String> {
     (case.request)(world);
     // What goes on behind the scenes belongs to it.
     poll("the trash is empty, or what empties it was struck", || {
-        trash_is_empty(&world.sandbox) || struck.exists()
+        trash_is_empty(&world.sandbox) || !plan.exists()
     });
-    let point = std::fs::read_to_string(&struck).ok();
-    for leftover in [&plan, &struck].into_iter().filter(|path| path.exists()) {
-        std::fs::remove_file(leftover).unwrap();
+    let point = match std::fs::remove_file(&plan) {
+        Ok(()) => None,
+        Err(_taken) => {
+            poll("the point that struck is named", || struck.exists());
+            Some(std::fs::read_to_string(&struck).unwrap())
+        }
+    };
+    if point.is_some() {
+        std::fs::remove_file(&struck).unwrap();
     }
     let told = std::mem::take(&mut world.driver.injected);
     for (step, status) in &told {

@@ -38,6 +38,9 @@ pub(in crate::cli) struct ImportArgs {
     /// What becomes of its data when it is deleted; without it retain, or what it was
     #[arg(long, value_name = "delete|retain|archive|wipe")]
     on_delete: Option<String>,
+    /// Nobody uses the source, you have made sure of that: needed where the processes of the node cannot be seen
+    #[arg(long)]
+    unused: bool,
     /// The socket of the running driver, which has the pools locked; `CSI_ENDPOINT` is read as well
     #[arg(long, value_name = "unix:///PATH", env = "ORLOP_ENDPOINT")]
     endpoint: Option<String>,
@@ -80,6 +83,7 @@ impl ImportArgs {
             copy: self.copy,
             size: size.transpose()?,
             on_delete: on_delete.transpose()?,
+            unused: self.unused,
         })
     }
 
@@ -98,6 +102,7 @@ impl ImportArgs {
             copy: request.copy,
             size_bytes: request.size.map_or(0, ByteSize::as_i64),
             on_delete: self.on_delete.clone().unwrap_or_default(),
+            unused: request.unused,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let reply = runtime.block_on(async {

@@ -18,6 +18,7 @@ pub(in crate::csi) fn import(request: &ImportVolumeRequest) -> Result<ImportRequ
         })
     });
     Ok(ImportRequest {
+        unused: request.unused,
         source: path("source", &request.source)?,
         name: given(&request.name),
         pool: given(&request.pool).map_or(PoolChoice::Any, PoolChoice::Named),

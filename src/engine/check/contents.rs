@@ -61,6 +61,10 @@ impl Check<'_> {
 
     fn volume(&mut self, view: &PoolView, volume: &Volume) {
         let what = format!("volume {} ({:?})", volume.key, volume.name);
+        if let Some(import) = volume.import.as_ref().filter(|import| import.moving.is_some()) {
+            return self
+                .told(&what, (Condition::ImportUnfinished, format!("from {}", import.source)));
+        }
         let dir = view.open_volume(&volume.key);
         if let Some(wrong) = lost(&dir, volume.resolved, volume.size) {
             return self.told(&what, wrong);

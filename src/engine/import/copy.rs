@@ -25,7 +25,7 @@ impl Engine {
     ) -> Result<Described, EngineError> {
         let pools = self.most_room_first(self.pools.chosen(&request.pool)?)?;
         let size = source.size(request.size)?;
-        let (pool, mut promise) = self.reserve_in_first(&pools, &request.pool, size)?;
+        let (pool, mut promise) = self.reserve_in_first(&pools, &request.pool, |_| Ok(size))?;
         if source.resolved == Resolved::Hostpath {
             source.fits(size, pool.limit_for(Quota::Auto, &*self.host)?)?;
         }
@@ -36,6 +36,8 @@ impl Engine {
         let incoming = incoming.map_err(|e| full(e.into()))?;
         let made = self.fill_from(incoming.dir(), request, pool, source, size).and_then(|limit| {
             record.volume.limit = limit;
+            // Whoever began to use it meanwhile may have written to one half of the copy only.
+            self.refuse_used(&source.outside, request.unused)?;
             incoming.commit(&record, &mut promise).map_err(EngineError::from)
         });
         if let Err(error) = made {

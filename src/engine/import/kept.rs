@@ -64,7 +64,7 @@ impl Engine {
         check_wishes(request, pool)?;
         let mut record = Self::kept_record(pool, kept)?;
         let data = pool.store.kept_data(kept, &record.volume).map_err(|e| missing(&id, e))?;
-        self.refuse_used(&data)?;
+        self.refuse_used(&data, request.unused)?;
         sound(&data, &record.volume)?;
         self.check_on_delete(request, pool, record.volume.resolved)?;
         if let Some(on_delete) = request.on_delete {

@@ -35,15 +35,18 @@ impl Engine {
         }
         let pools = self.pools_beside(request, source)?;
         let size = source.size(request.size)?;
-        // What it takes is on the filesystem already: only the rest is promised.
-        let more = size.saturating_sub(source.count.bytes);
-        let (pool, promise) = self.reserve_in_first(&pools, &request.pool, more)?;
+        let (pool, promise) = self.reserve_in_first(&pools, &request.pool, |pool| {
+            // What it takes is on the filesystem already, and only the rest is promised, unless others may have it as well.
+            let has_own = !pool.shares_blocks(&*self.host)?;
+            Ok(if has_own { size.saturating_sub(source.count.bytes) } else { size })
+        })?;
         if source.resolved == Resolved::Hostpath {
             source.fits(size, pool.limit_for(Quota::Auto, &*self.host)?)?;
         }
         self.check_on_delete(request, pool, source.resolved)?;
         let record = Self::imported(request, name, source, size, true)?;
-        self.begin_move(Arc::clone(pool), record, promise, &source.outside, place)
+        let source = (&source.outside, request.unused);
+        self.begin_move(Arc::clone(pool), record, promise, source, place)
     }
 
     /// The data of a kept volume becomes that of one with another name. It has been promised as long as it was kept.
@@ -68,7 +71,8 @@ impl Engine {
         record.volume.on_delete = request.on_delete.unwrap_or(old.on_delete);
         (record.volume.request, record.volume.resolved) = (old.request, old.resolved);
         let place = Place::Kept(Arc::clone(pool), kept.clone());
-        let moved = self.begin_move(Arc::clone(pool), record, promise, &source.outside, &place);
+        let outside = (&source.outside, request.unused);
+        let moved = self.begin_move(Arc::clone(pool), record, promise, outside, &place);
         if moved.is_err() {
             pool.store.charge_kept(kept);
         }
@@ -115,7 +119,7 @@ impl Engine {
         pool: Arc<OpenPool>,
         record: Record,
         mut promise: Promise<'_>,
-        outside: &Outside,
+        (outside, unused): (&Outside, bool),
         place: &Place,
     ) -> Result<Described, EngineError> {
         let incoming = pool.store.begin(Kind::Volume, &record.volume.key, &*self.host)?;
@@ -127,6 +131,8 @@ impl Engine {
         let noted = fault::point!("engine.import.noted");
         let moved = noted
             .map_err(|e| HostError::call("move", outside.path(), e).into())
+            // Again: to count what is in it may have taken long.
+            .and_then(|()| self.refuse_used(outside, unused))
             .and_then(|()| rename_in(&located, outside));
         match moved {
             Ok(()) => self.complete(located, place),
@@ -138,7 +144,9 @@ impl Engine {
     fn taken_back(&self, located: &Located, error: EngineError) -> EngineError {
         match located.pool.store.data_in_place(located.volume()) {
             Ok(None) => error.with_undo(self.give_up_import(located)),
-            Ok(Some(_)) | Err(_) => half_done(located, &error),
+            Ok(Some(inode)) if noted_inode(located) == Some(inode) => half_done(located, &error),
+            Ok(Some(_)) => foreign(located),
+            Err(other) => unknown(located, &error, &other.into()),
         }
     }
 
@@ -167,11 +175,9 @@ impl Engine {
             return self.complete(located, place);
         }
         if in_place.is_some() {
-            return Err(EngineError::Conflict(format!(
-                "what is in the place of the data of volume {id} is not what was moved there; move it out of the volume's directory, then repeat"
-            )));
+            return Err(foreign(&located));
         }
-        let found = self.look_at_source(source.as_ref(), place, false)?;
+        let found = self.look_at_source(source.as_ref(), place, (false, request.unused))?;
         if found.outside.identity().inode != inode {
             return Err(EngineError::Precondition(format!(
                 "{source} is not what it was when its import began; delete volume {id}, which has no data yet, and import it anew"
@@ -282,6 +288,29 @@ fn inherit(located: &mut Located, pool: &OpenPool, kept: &Kept) -> Result<(), En
 }
 
 /// The data is in the volume, and something that has to be done there failed.
+/// The inode that was to be moved.
+fn noted_inode(located: &Located) -> Option<u64> {
+    located.volume().import.as_ref()?.moving
+}
+
+/// Something else has the place of the data.
+fn foreign(located: &Located) -> EngineError {
+    EngineError::Conflict(format!(
+        "what is in the place of the data of volume {} is not what was moved there; move it out of the volume's directory, then repeat",
+        located.id()
+    ))
+}
+
+/// The pool cannot say any more whether the data was moved.
+fn unknown(located: &Located, error: &EngineError, other: &EngineError) -> EngineError {
+    EngineError::Precondition(format!(
+        "the import of volume {} failed ({}), and whether its data was moved cannot be seen ({}); remove neither the source nor the volume, mend the pool, then repeat the command",
+        located.id(),
+        chain(error),
+        chain(other)
+    ))
+}
+
 fn half_done(located: &Located, error: &EngineError) -> EngineError {
     let (id, reason) = (located.id(), chain(error));
     EngineError::Precondition(format!(

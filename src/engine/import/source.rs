@@ -1,5 +1,6 @@
 //! What is to be imported, looked at: what it is, how large, and whether somebody uses it.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
@@ -7,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use nix::errno::Errno;
 
 use super::kept::Place;
-use crate::backend::{self, AtOnce, Count, STEP};
+use crate::backend::{self, Count, Found, STEP, Watcher};
 use crate::engine::limits::smallest_held;
 use crate::engine::{Engine, EngineError};
 use crate::host::{DeviceNumber, HostError, MountTable};
@@ -102,7 +103,7 @@ impl Engine {
         &self,
         path: &Path,
         place: &Place,
-        copy: bool,
+        (copy, unused): (bool, bool),
     ) -> Result<Source, EngineError> {
         let outside = match place {
             Place::Outside => {
@@ -117,10 +118,10 @@ impl Engine {
                 data
             }
         };
-        self.refuse_used(&outside)?;
+        self.refuse_used(&outside, unused)?;
         let metadata = outside.file().metadata().map_err(|e| looked_at(&outside, e))?;
         if metadata.is_dir() {
-            return Self::directory(outside);
+            return Self::directory(outside, copy);
         }
         if metadata.nlink() > 1 && !copy {
             return Err(EngineError::Precondition(format!(
@@ -132,8 +133,17 @@ impl Engine {
         self.image(outside, metadata.len(), copy)
     }
 
-    fn directory(outside: Outside) -> Result<Source, EngineError> {
-        let count = backend::count_tree(outside.file().as_fd(), &mut AtOnce)?.unwrap_or_default();
+    fn directory(outside: Outside, copy: bool) -> Result<Source, EngineError> {
+        let mut links = Links::default();
+        let count = backend::count_tree(outside.file().as_fd(), &mut links)?.unwrap_or_default();
+        let elsewhere = links.0.values().filter(|(seen, names)| seen < names).count();
+        if elsewhere > 0 && !copy {
+            return Err(EngineError::Precondition(format!(
+                "{} files of {} have names (hard links) outside of it, and would be written to, limited and wiped under those; import it with --copy",
+                elsewhere,
+                outside.path().display()
+            )));
+        }
         let (resolved, length) = (Resolved::Hostpath, ByteSize::ZERO);
         Ok(Source { outside, resolved, count, length, has_errors: false })
     }
@@ -182,8 +192,9 @@ impl Engine {
         }
     }
 
-    /// Nobody uses what lies there, as far as the mount tables and the loop devices show.
-    pub(super) fn refuse_used(&self, outside: &Outside) -> Result<(), EngineError> {
+    /// Nobody uses what lies there, as far as the mount tables and the loop devices show. Who says that it is `unused`
+    /// vouches for what cannot be seen.
+    pub(super) fn refuse_used(&self, outside: &Outside, unused: bool) -> Result<(), EngineError> {
         let path =
             self.host.canonical(outside.path())?.unwrap_or_else(|| outside.path().to_owned());
         let in_use = |how: String| {
@@ -192,7 +203,13 @@ impl Engine {
                 path.display()
             ))
         };
-        let tables = self.host.mounts_in_sight()?;
+        let (tables, is_all) = self.host.mounts_in_sight()?;
+        if !is_all && !unused {
+            return Err(EngineError::Precondition(format!(
+                "whether {} is in use cannot be seen from here, because this process does not see those of the node (it is in a container without hostPID, or lacks CAP_SYS_PTRACE); make sure that no pod and no program uses it, and repeat with --unused",
+                path.display()
+            )));
+        }
         let own = tables.first().cloned().unwrap_or_default();
         if let Some(entry) = own.iter().find(|entry| entry.mount_point.starts_with(&path)) {
             return Err(in_use(format!("something is mounted at {}", entry.mount_point.display())));
@@ -222,6 +239,26 @@ fn location(table: &MountTable, path: &Path) -> Option<(DeviceNumber, PathBuf)> 
     let entry = table.containing(path)?;
     let below = path.strip_prefix(&entry.mount_point).ok()?;
     Some((entry.device, entry.root.join(below)))
+}
+
+/// Of each file with several names how many were seen, and how many there are, by its inode.
+#[derive(Default)]
+struct Links(BTreeMap<u64, (u64, u64)>);
+
+impl Watcher for Links {
+    fn goes_on(&mut self) -> bool {
+        true
+    }
+
+    fn found(&mut self, found: &Found<'_>) {
+        if found.is_directory() {
+            return;
+        }
+        if let Some((inode, names)) = found.names().filter(|(_, names)| *names > 1) {
+            let (seen, of) = self.0.entry(inode).or_insert((0, names));
+            (*seen, *of) = (*seen + 1, names);
+        }
+    }
 }
 
 impl Source {

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -43,16 +44,28 @@ fn parse_table(text: &[u8], path: &Path) -> Result<MountTable, HostError> {
         .map_err(|e| HostError::Unexpected { what: e.to_string(), path: path.to_owned() })
 }
 
-/// The tables of all mount namespaces that a process in /proc is in, this one's first.
-pub(super) fn tables_in_sight() -> Result<Vec<MountTable>, HostError> {
+/// The inode number of the first PID namespace (PROC_PID_INIT_INO in the kernel's include/linux/proc_ns.h).
+const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+
+/// The tables of all mount namespaces that a process in /proc is in, this one's first, and whether these are all of the
+/// machine's.
+pub(super) fn tables_in_sight() -> Result<(Vec<MountTable>, bool), HostError> {
     let failed = |e| HostError::call("list", "/proc", e);
     let mut seen =
         BTreeSet::from([std::fs::read_link("/proc/thread-self/ns/mnt").map_err(failed)?]);
     let mut tables = vec![read_table()?];
+    let first = std::fs::metadata("/proc/self/ns/pid").map_err(failed)?.ino();
+    let mut is_all = first == FIRST_PID_NAMESPACE;
     for entry in std::fs::read_dir("/proc").map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        // Not a process, or one that has just ended.
-        let Ok(namespace) = std::fs::read_link(path.join("ns/mnt")) else { continue };
+        let namespace = match std::fs::read_link(path.join("ns/mnt")) {
+            Ok(namespace) => namespace,
+            Err(error) => {
+                // Otherwise not a process, or one that has just ended.
+                is_all &= error.kind() != io::ErrorKind::PermissionDenied;
+                continue;
+            }
+        };
         let info = path.join("mountinfo");
         if seen.contains(&namespace) {
             continue;
@@ -63,7 +76,7 @@ pub(super) fn tables_in_sight() -> Result<Vec<MountTable>, HostError> {
             seen.insert(namespace);
         }
     }
-    Ok(tables)
+    Ok((tables, is_all))
 }
 
 pub(super) fn canonical(path: &Path) -> Result<Option<PathBuf>, HostError> {

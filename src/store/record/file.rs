@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::attachment::AttachmentFile;
 use super::super::snapshot::{SharedFile, size};
-use super::{FORMAT, Import, Request, Resolved, Volume};
+use super::{FORMAT, Import, PLAIN_READER, READER, Request, Resolved, Volume};
 use crate::volume::{
     Allocation, Backend, ByteSize, CapacityRange, DirectIo, Filesystem, IdError, Limit, LimitKind,
     OnDelete, Pod, Source,
@@ -200,7 +200,8 @@ impl RecordFile {
     pub(super) fn of(volume: &Volume) -> Self {
         Self {
             format: FORMAT,
-            min_reader: 1,
+            // A release that does not know of moves would use, or delete, a volume whose data may be elsewhere.
+            min_reader: if volume.is_moving() { READER } else { PLAIN_READER },
             key: volume.key.to_string(),
             generation: volume.generation.to_string(),
             name: volume.name.clone(),
