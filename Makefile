@@ -24,9 +24,11 @@ test: root ## Run every test, with real mounts and loop devices, and csi-sanity 
 	cd csi-sanity && go vet ./...
 	cd csi-sanity && ORLOP_BIN=$(BUILT)/release/orlop go test -v -count=1 -timeout=60m ./...
 
-soak: root ## Kill a driver under random calls, for ORLOP_SOAK (20) times as long as the tests do (as root)
+soak: root ## Kill a driver under random calls, ORLOP_SOAK (20) times as long as the tests do, then cut its power 300 times
 	@tests/setup.sh try
 	ORLOP_SOAK=$(or $(ORLOP_SOAK),20) cargo test --locked --test privileged_driver nothing_is_lost -- --nocapture
+	@tests/setup.sh vm
+	ORLOP_CUTS=$(or $(ORLOP_CUTS),300) tests/vm/power.sh
 
 vm: ## Run in a virtual machine the tests that this machine's kernel cannot
 	@tests/setup.sh vm

@@ -294,7 +294,7 @@ mod tests {
         // Two names of one file: it is reached by the last of them.
         std::fs::hard_link(entry.join("f"), entry.join("g")).unwrap();
         let outside = temporary.path().join("outside");
-        std::fs::write(&outside, b"keep").unwrap();
+        std::fs::File::create(&outside).unwrap().write_all_at(b"keep", 0).unwrap();
         std::fs::hard_link(&outside, entry.join("h")).unwrap();
         file.set_len(1 << 20).unwrap();
         file.write_all_at(b"secret", 8192).unwrap();

@@ -170,21 +170,24 @@ impl Check<'_> {
     }
 
     fn strays(&mut self, view: &PoolView, strays: &[Stray]) {
-        // While a driver has the pool, it is being born or being removed.
+        // While a driver has the pool, it is being born or being removed; else the next start removes it.
         let in_use = view.is_in_use().unwrap_or(false);
         let mut on_their_way = 0;
         for stray in strays {
             let place = stray.place.display();
             match stray.kind {
+                StrayKind::Unborn | StrayKind::Dead => on_their_way += 1,
                 StrayKind::Foreign => self.wrong(format!("{place}: it is not the driver's, which leaves it alone; what it takes is not accounted for: move it out of the pool")),
                 StrayKind::NoDirectory => self.wrong(format!("{place}: the pool's directory of that name is missing, or something else lies there; restore it, or let the driver make an empty one: it cannot while anything lies there")),
-                StrayKind::Unborn | StrayKind::Dead if in_use => on_their_way += 1,
-                StrayKind::Unborn => self.wrong(format!("{place}: it was never born; the driver removes it when it starts")),
-                StrayKind::Dead => self.wrong(format!("{place}: it was deleted; the driver removes it when it runs")),
             }
         }
         if on_their_way > 0 {
-            self.good(format!("{on_their_way} being made or removed by the driver that runs"));
+            let by = if in_use {
+                "being made or removed by the driver that runs"
+            } else {
+                "half made or deleted; the driver removes them when it starts"
+            };
+            self.good(format!("{on_their_way} {by}"));
         } else if strays.is_empty() {
             self.good("nothing in it that does not belong there");
         }
