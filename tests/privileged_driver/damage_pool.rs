@@ -311,7 +311,7 @@ fn a_marker_or_state_that_is_damaged_takes_one_pool_away() {
         let later = "{\"format\": 2, \"minReader\": 9, \"everything\": \"else\"}";
         for (file, content, told, remedy) in [
             (marker, "", "EOF while parsing", "write it anew with the uuid that state/"),
-            (marker, later, "asks for reader 2", "run that release"),
+            (marker, later, "asks for reader 9", "run that release"),
             (state, "{\"format\": 1, \"uuid\"", "EOF while parsing", "remove it"),
         ] {
             let path = sandbox.path(file);
