@@ -62,7 +62,11 @@ impl OpenPool {
         };
         match promise(false)? {
             Ok(promise) => Ok(Ok(promise)),
-            Err(_room) => promise(true),
+            Err(_room) => {
+                // What was deleted a moment ago is charged until it is gone, which is about now.
+                self.reaper.wait_a_moment();
+                promise(true)
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::EngineError;
 use super::answers::{Answers, Visit};
@@ -106,6 +107,10 @@ impl OpenPool {
     }
 }
 
+/// How long a request that would be refused waits for what is just being removed, and how often it looks.
+const MOMENT: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(5);
+
 /// Whether a pool's trash is being emptied.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
@@ -123,6 +128,14 @@ pub(super) struct Turn {
 impl Turns {
     pub(super) fn turn(&self) -> MutexGuard<'_, Turn> {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until what is in the trash by now is gone, but not for long.
+    pub(super) fn wait_a_moment(&self) {
+        let start = Instant::now();
+        while self.turn().running && start.elapsed() < MOMENT {
+            std::thread::park_timeout(PAUSE);
+        }
     }
 
     /// The running thread may stop; `false` when there is new work for it.
