@@ -8,6 +8,7 @@ use std::path::Path;
 
 use crate::driver::Driver;
 use crate::life::{Kind, Life, MIB, check_nothing_left, read, try_write, write};
+use crate::obstacles::hand_over_in_the_end;
 use crate::privileged::{Sandbox, loops_below, mounts_below, poll, privileged, run};
 
 fn text(path: &Path) -> &str {
@@ -229,13 +230,9 @@ fn a_device_that_was_handed_to_another_image_is_told() {
         let mut life = Life::new(sandbox, Kind::Block, "block");
         life.born(&mut driver);
         life.up(&mut driver);
-        let device = format!("/dev/loop{}", life.loop_number());
-        let other = sandbox.path("other.img");
-        File::create(&other).unwrap().set_len(MIB).unwrap();
-        run("losetup", &["--detach", &device]);
-        run("losetup", &[&device, text(&other)]);
+        let number = hand_over_in_the_end(sandbox, &mut driver, &life);
         life.is_told_at_its_paths(&driver, &["MountReplaced"]);
-        run("losetup", &["--detach", &device]);
+        run("losetup", &["--detach", &format!("/dev/loop{number}")]);
         life.down(&mut driver);
         life.is_told(&driver, &[]);
         life.gone(&mut driver);

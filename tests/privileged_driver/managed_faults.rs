@@ -216,6 +216,8 @@ fn a_disk_with_anything_on_it_and_one_that_was_exchanged_are_left_alone() {
         on_disk(sandbox, &other, "btrfs");
         is_away(sandbox, "nothing is made anew");
         run("losetup", &["-d", &other]);
+        // Not under that number, which may be another program's by now.
+        on_disk(sandbox, "/dev/orlop-no-such-disk", "btrfs");
         is_away(sandbox, "its disk is not at");
         // The right one, under another name.
         let right = run("losetup", &["--find", "--show", sandbox.path("right").to_str().unwrap()]);
