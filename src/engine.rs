@@ -34,6 +34,7 @@ mod modify;
 mod observe;
 pub mod offline;
 mod open_pool;
+mod orphans;
 pub mod plan;
 mod pools;
 mod publish;

@@ -326,8 +326,9 @@ pub trait Host: Copying + Counting + Limits + ManagedPools + Debug + Send + Sync
         allocation: Allocation,
     ) -> Result<AttachedLoop, HostError>;
 
-    /// Detaches a loop device (LOOP_CLR_FD); one that is not set up is fine.
-    fn detach(&self, number: u32) -> Result<(), HostError>;
+    /// Detaches a loop device (LOOP_CLR_FD) that is on `backing`; one that is not set up, or on another file by now, is
+    /// nobody's business here.
+    fn detach(&self, number: u32, backing: FileIdentity) -> Result<(), HostError>;
 
     /// Tells a loop device that its file grew (LOOP_SET_CAPACITY); answers its size.
     fn refresh_loop_size(&self, number: u32) -> Result<ByteSize, HostError>;

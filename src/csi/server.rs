@@ -247,10 +247,22 @@ pub async fn serve(
     Ok(served?)
 }
 
-/// One task for each pool.
+/// One task for each pool, and one for the node.
 fn watch_pools(engine: &Arc<Engine>, jobs: &Arc<Jobs>, retry: Duration) -> Vec<JoinHandle<()>> {
     let watch = |name| tokio::spawn(watch_pool(Arc::clone(engine), Arc::clone(jobs), name, retry));
-    engine.pool_names().into_iter().map(watch).collect()
+    let mut watchers: Vec<_> = engine.pool_names().into_iter().map(watch).collect();
+    watchers.push(tokio::spawn(watch_devices(Arc::clone(engine), Arc::clone(jobs), retry)));
+    watchers
+}
+
+/// Looks now and then for loop devices that nobody comes for. Their pools may be away.
+async fn watch_devices(engine: Arc<Engine>, jobs: Arc<Jobs>, retry: Duration) {
+    let mut tick = tokio::time::interval(retry);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        sweep::loop_devices(&engine, &jobs).await;
+    }
 }
 
 /// Opens a pool now and looks at it again from time to time. One task each: a hung disk holds up only its own pool.
@@ -264,7 +276,7 @@ async fn watch_pool(engine: Arc<Engine>, jobs: Arc<Jobs>, name: String, retry: D
         if let Err(panic) = tokio::task::spawn_blocking(move || opener.retry_pool(&pool)).await {
             tracing::error!(%panic, "looking at a pool panicked; this is a bug of orlop");
         }
-        sweep::sweep(&engine, &jobs, &name).await;
+        sweep::inline_volumes(&engine, &jobs, &name).await;
     }
 }
 

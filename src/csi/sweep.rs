@@ -1,30 +1,71 @@
-//! Removal of inline volumes whose pods have gone without an unpublish: the engine finds them, each removal is one job
-//! under its volume's key, so that it cannot meet a publish.
+//! Removal of what nobody comes for: inline volumes whose pods have gone without an unpublish, loop devices whose unstage was
+//! cut off. The engine finds them; each removal is one job under its volume's key, so that it cannot meet a Node call.
 
+use std::future::Future;
 use std::sync::Arc;
 
-use tonic::Code;
+use tonic::{Code, Status};
 
 use super::Jobs;
-use crate::engine::Engine;
+use super::jobs::Claims;
+use crate::engine::{Engine, EngineError, chain};
+use crate::volume::VolumeId;
 
-/// One scan of a pool, and the removal of what was found in two.
-pub(super) async fn sweep(engine: &Arc<Engine>, jobs: &Jobs, pool: &str) {
+/// One scan of a pool for inline volumes, and the removal of what was found in two.
+pub(super) async fn inline_volumes(engine: &Arc<Engine>, jobs: &Jobs, pool: &str) {
     let (scanner, name) = (Arc::clone(engine), pool.to_owned());
-    let found = tokio::task::spawn_blocking(move || scanner.sweep(&name)).await;
-    let orphans = found.unwrap_or_else(|panic| {
-        tracing::error!(%panic, "a scan for inline volumes panicked; this is a bug of orlop");
-        Vec::new()
-    });
-    for id in orphans {
+    let found = found("inline volumes", move || Ok(scanner.sweep(&name))).await;
+    each(found, "inline volume whose pod has gone", |id| {
         let (remover, orphan) = (Arc::clone(engine), id.clone());
         let (key, lane) = (id.key.to_string(), id.pool.to_string());
-        match jobs.change(&key, &lane, move || remover.remove_orphan(&orphan)).await {
+        async move { jobs.change(&key, &lane, move || remover.remove_orphan(&orphan)).await }
+    })
+    .await;
+}
+
+/// One look for loop devices that an unstage has left, also of volumes whose pools are away.
+pub(super) async fn loop_devices(engine: &Arc<Engine>, jobs: &Jobs) {
+    let scanner = Arc::clone(engine);
+    let found = found("loop devices", move || scanner.unstaged()).await;
+    each(found, "loop device that an unstage has left", |id| {
+        let (remover, orphan) = (Arc::clone(engine), id.clone());
+        let (claims, lane) = (Claims::node(id.key.to_string()), id.pool.to_string());
+        async move { jobs.change(claims, &lane, move || remover.detach_orphans(&orphan)).await }
+    })
+    .await;
+}
+
+/// What a scan finds, or nothing.
+async fn found(
+    what: &str,
+    scan: impl FnOnce() -> Result<Vec<VolumeId>, EngineError> + Send + 'static,
+) -> Vec<VolumeId> {
+    match tokio::task::spawn_blocking(scan).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(error)) => {
+            tracing::warn!(error = chain(&error), "cannot look for {what} that nobody comes for");
+            Vec::new()
+        }
+        Err(panic) => {
+            tracing::error!(%panic, "a scan for {what} panicked; this is a bug of orlop");
+            Vec::new()
+        }
+    }
+}
+
+/// Removes one after the other.
+async fn each<F: Future<Output = Result<(), Status>>>(
+    found: Vec<VolumeId>,
+    what: &str,
+    remove: impl Fn(VolumeId) -> F,
+) {
+    for id in found {
+        match remove(id.clone()).await {
             Ok(()) => {}
             // Somebody works on it; the next scan looks again.
             Err(status) if status.code() == Code::Aborted => {}
             Err(status) => {
-                tracing::warn!(volume = %id, error = status.message(), "cannot remove an inline volume whose pod has gone");
+                tracing::warn!(volume = %id, error = status.message(), "cannot remove a {what}");
             }
         }
     }

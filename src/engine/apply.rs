@@ -90,10 +90,15 @@ impl Engine {
                 Undo::RemoveMountPoint(path) => self.host.remove_mount_point(&path),
                 Undo::Unmount(path) => self.host.unmount(&path),
                 Undo::Detach(number) => {
+                    // While it is held, nobody else can get the number.
+                    let seen = self.host.loop_status(number);
                     if let Some(device) = device.take() {
                         device.release();
                     }
-                    self.host.detach(number)
+                    seen.and_then(|seen| match seen {
+                        Some(seen) => self.host.detach(number, seen.backing),
+                        None => Ok(()),
+                    })
                 }
             };
             result = result.and(undone);

@@ -4,6 +4,7 @@
 //! removes an image that never had its name, and nothing else.
 
 mod contents;
+mod devices;
 
 pub use contents::check_side_by_side;
 pub(super) use contents::{in_words, lost};
@@ -54,6 +55,7 @@ pub fn check_pool(
     check.base()?;
     check.mount()?;
     check.contents();
+    check.devices()?;
     Ok(check.report)
 }
 

@@ -183,6 +183,10 @@ impl Engine {
         let milliseconds = (start.elapsed().as_secs_f64() * 1e6).round() / 1e3;
         let volumes = points.len();
         tracing::info!(volumes, milliseconds, "writers were held up");
+        if points.iter().any(|point| frozen.is_unthawed(point)) {
+            // The timer has another try.
+            self.thaw_pending.store(true, Ordering::SeqCst);
+        }
         // A mark stays only where its volume is not known to be thawed.
         let thawed = points.iter().filter(|point| !frozen.is_unthawed(point));
         let unmarked = thawed.map(|point| self.state.unmark_frozen(&point.id));
@@ -294,7 +298,7 @@ impl Engine {
     fn thaw_one(&self, id: &VolumeId) -> Result<bool, EngineError> {
         match self.thaw_volume(id) {
             Ok(thawed) => {
-                tracing::warn!(volume = %id, thawed, "an earlier run was killed while it held up this volume's writers");
+                tracing::warn!(volume = %id, thawed, "this volume's writers were still held up, by a run that was killed or could not thaw");
                 self.state.unmark_frozen(id)?;
                 Ok(true)
             }

@@ -14,6 +14,7 @@ use super::{Engine, EngineError, Located};
 use crate::backend;
 use crate::host::{
     DeviceNumber, FileIdentity, HostError, LoopStatus, MountEntry, MountTable, Node, NodeKind,
+    loop_path,
 };
 use crate::store::{DATA, Resolved};
 use crate::volume::{Key, MountAttributes};
@@ -271,7 +272,15 @@ impl Observed {
         match &self.data {
             Data::Directory { .. } => None,
             Data::Image { loops, .. } => {
-                loops.first().map(|status| format!("attached to /dev/loop{}", status.number))
+                let status = loops.first()?;
+                let device = loop_path(status.number).display().to_string();
+                Some(if status.autoclear {
+                    format!("attached to {device}")
+                } else {
+                    format!(
+                        "attached to {device}, which no mount shows (when no pod has the device: `losetup -d {device}`)"
+                    )
+                })
             }
         }
     }

@@ -100,7 +100,7 @@ impl Engine {
         };
         let ours = status.label.parse::<VolumeId>().is_ok();
         if ours && status.read_only && status.backing_device.is_some() {
-            self.host.detach(number)?;
+            self.host.detach(number, status.backing)?;
         }
         Ok(())
     }

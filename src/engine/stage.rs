@@ -9,7 +9,7 @@ use super::observe::{DEVICE, Data, loop_seen};
 use super::plan::{self, StageView};
 use super::{Engine, EngineError, Located, chain};
 use crate::backend;
-use crate::host::{DeviceNumber, HostError, MountEntry, MountTable, NodeKind};
+use crate::host::{DeviceNumber, HostError, MountTable, NodeKind};
 use crate::store::{IMAGE, Resolved, Volume};
 use crate::volume::{AccessType, Allocation, ByteSize, MountFlags, VolumeCapability, VolumeId};
 
@@ -93,6 +93,10 @@ impl Engine {
         let _call = self.traffic.enter(&located.volume().key);
         let observed = self.observe(located)?;
         let block = located.volume().resolved.is_block();
+        if block {
+            // It is somebody's again; what an earlier unstage left is no orphan.
+            self.state.unmark_unstaged(&located.id())?;
+        }
         let path = if block { staging.join(DEVICE) } else { staging.clone() };
         let loops = match &observed.data {
             Data::Directory { .. } => Vec::new(),
@@ -152,11 +156,14 @@ impl Engine {
         let Some(staging) = self.mount_path(staging)? else {
             return Ok(());
         };
+        // Only what is labelled with an id of this driver can be this driver's device.
+        let ours = id.parse::<VolumeId>().ok();
         let table = self.host.mounts()?;
         let device = staging.join(DEVICE);
         let number = table.loop_node_at(&device);
         if let Some(number) = number {
             self.refuse_published_device(&table, number, &device)?;
+            self.mark_unstaged(ours.as_ref());
             self.unmount_all(&device)?;
         }
         let was_mounted = table.top_at(&staging).is_some();
@@ -165,10 +172,9 @@ impl Engine {
         if number.is_some() || (!was_mounted && self.is_leftover_file(&device)?) {
             self.host.remove_mount_point(&device)?;
         }
-        // Only what is labelled with an id of this driver can be this driver's device.
-        match id.parse::<VolumeId>() {
-            Ok(_) => self.detach_devices_of(id, number),
-            Err(_foreign) => Ok(()),
+        match ours {
+            Some(id) => self.detach_unstaged(&id, number),
+            None => Ok(()),
         }
     }
 
@@ -205,34 +211,6 @@ impl Engine {
         let loops = self.host.loops()?;
         let views = loops.iter().filter(|status| status.backing_device == Some(below));
         Ok(views.map(|status| status.number).collect())
-    }
-
-    /// Detaches the raw-block loop devices that carry the volume's label and that no mount shows. The label, not the
-    /// number, says whose they are: a number is handed to somebody else's image as soon as it is free.
-    fn detach_devices_of(&self, id: &str, staged: Option<u32>) -> Result<(), EngineError> {
-        let table = self.host.mounts()?;
-        let mut loops = self.host.loops()?;
-        loops.retain(|status| status.label == id && !status.autoclear);
-        // Views before what they lie on.
-        loops.sort_by_key(|status| status.backing_device.is_none());
-        for status in &loops {
-            let shown = |entry: &MountEntry| {
-                table.bound_loop_node(entry).or_else(|| entry.mounted_loop()) == Some(status.number)
-            };
-            if let Some(entry) = table.iter().find(|entry| shown(entry)) {
-                tracing::warn!(volume = id, device = status.number, at = %entry.mount_point.display(), "loop device is still shown; left attached");
-                continue;
-            }
-            self.host.detach(status.number)?;
-        }
-        if let Some(number) = staged.filter(|n| !loops.iter().any(|status| status.number == *n)) {
-            tracing::warn!(
-                volume = id,
-                device = number,
-                "the staged loop device is not this volume's any more; left alone"
-            );
-        }
-        Ok(())
     }
 
     /// Unmounts whatever is mounted at exactly this path, the topmost first.

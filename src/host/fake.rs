@@ -355,13 +355,8 @@ impl Host for FakeHost {
         held.ok_or_else(refused)
     }
 
-    fn detach(&self, number: u32) -> Result<(), HostError> {
-        let mut model = self.enter("detach", &loop_path(number))?;
-        if let Some(device) = model.loops.get_mut(&number) {
-            // The kernel defers it to the last use, too.
-            device.status.autoclear = true;
-        }
-        model.reap();
+    fn detach(&self, number: u32, backing: FileIdentity) -> Result<(), HostError> {
+        self.enter("detach", &loop_path(number))?.detach(number, backing);
         Ok(())
     }
 

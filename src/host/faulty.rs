@@ -116,8 +116,8 @@ impl Host for Faulty {
         self.0.hold(number, backing, allocation)
     }
 
-    fn detach(&self, number: u32) -> Result<(), HostError> {
-        step!("step.host.detach", self.0.detach(number))
+    fn detach(&self, number: u32, backing: FileIdentity) -> Result<(), HostError> {
+        step!("step.host.detach", self.0.detach(number, backing))
     }
 
     fn refresh_loop_size(&self, number: u32) -> Result<ByteSize, HostError> {

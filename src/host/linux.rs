@@ -143,8 +143,8 @@ impl Host for LinuxHost {
         loops::hold(number, backing, allocation)
     }
 
-    fn detach(&self, number: u32) -> Result<(), HostError> {
-        loops::detach(number)
+    fn detach(&self, number: u32, backing: FileIdentity) -> Result<(), HostError> {
+        loops::detach(number, backing)
     }
 
     fn refresh_loop_size(&self, number: u32) -> Result<ByteSize, HostError> {

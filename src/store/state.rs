@@ -3,7 +3,8 @@
 //! `<name>.lock` is held by the one daemon that writes to the pool of that name. `<name>.pool.json` holds its UUID: an
 //! unmounted disk looks exactly like an empty directory, and only this tells them apart. `<name>.managed.json` says which
 //! filesystem a managed pool is on (see `managed`). `forgotten/<id>` is the operator's word that a volume will never come
-//! back. `frozen/<id>` says that the driver has frozen, or is about to freeze, the filesystem of a volume.
+//! back. `frozen/<id>` says that the driver has frozen, or is about to freeze, the filesystem of a volume. `unstaged/<id>`
+//! says that a raw block volume was unstaged here, and that its loop device may still be attached.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -50,6 +51,7 @@ pub(super) fn parse_known(content: &[u8]) -> Result<PoolUuid, String> {
 
 const FORGOTTEN: &str = "forgotten";
 const FROZEN: &str = "frozen";
+const UNSTAGED: &str = "unstaged";
 
 impl StateDir {
     /// Opens `<root>/state`, making it when it is not there.
@@ -61,7 +63,7 @@ impl StateDir {
         marker::make_path(&path)?;
         let fd = marker::open_path(&path)?
             .ok_or_else(|| StoreError::io("open", &path, nix::errno::Errno::ENOENT))?;
-        for name in [FORGOTTEN, FROZEN] {
+        for name in [FORGOTTEN, FROZEN, UNSTAGED] {
             dir::make_dir(fd.as_fd(), name)?;
         }
         dir::sync(&fd, &path)?;
@@ -210,8 +212,47 @@ impl StateDir {
     /// # Errors
     /// A system call failed.
     pub fn frozen(&self) -> Result<Vec<VolumeId>, StoreError> {
-        let frozen = dir::open_dir(self.fd.as_fd(), FROZEN)?;
-        let names = dir::names(frozen.as_fd())?;
+        self.marked(FROZEN)
+    }
+
+    /// Records that nobody has the loop device of a raw block volume any more. Not flushed: it outlives the process, and no
+    /// loop device outlives the machine.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn mark_unstaged(&self, id: &VolumeId) -> Result<(), StoreError> {
+        let unstaged = dir::open_dir(self.fd.as_fd(), UNSTAGED)?;
+        let name = id.to_string();
+        match dir::stat(unstaged.as_fd(), name.as_ref())? {
+            Some(_) => Ok(()),
+            None => dir::create_file(unstaged.as_fd(), &name).map(drop),
+        }
+    }
+
+    /// Takes that mark away; none is fine.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn unmark_unstaged(&self, id: &VolumeId) -> Result<(), StoreError> {
+        let unstaged = dir::open_dir(self.fd.as_fd(), UNSTAGED)?;
+        let name = id.to_string();
+        match dir::stat(unstaged.as_fd(), name.as_ref())? {
+            Some(_) => dir::unlink(unstaged.as_fd(), name.as_ref()),
+            None => Ok(()),
+        }
+    }
+
+    /// The volumes whose loop devices an unstage may have left.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn unstaged(&self) -> Result<Vec<VolumeId>, StoreError> {
+        self.marked(UNSTAGED)
+    }
+
+    fn marked(&self, directory: &str) -> Result<Vec<VolumeId>, StoreError> {
+        let marks = dir::open_dir(self.fd.as_fd(), directory)?;
+        let names = dir::names(marks.as_fd())?;
         Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
     }
 }

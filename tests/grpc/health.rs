@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use orlop::csi::proto::*;
 use orlop::engine::HEALTH;
 use orlop::host::fake::FilesystemTrouble;
-use orlop::host::{BindSource, Host, LoopOptions};
+use orlop::host::{BindSource, FileIdentity, Host, LoopOptions};
 use orlop::volume::{Allocation, DirectIo, MountAttributes};
 use tonic::{Code, Status};
 
@@ -332,7 +332,7 @@ async fn loop_devices_in_disorder_are_told() {
         let number = second.number;
         second.release();
         assert_eq!(told(&driver, &used.id).await, ["LoopConflict"]);
-        host.detach(number).unwrap();
+        host.detach(number, FileIdentity::of(&image.metadata().unwrap())).unwrap();
         assert_eq!(told(&driver, &used.id).await, NONE);
         // Somebody restores the image from a copy under the feet of the pods.
         let aside = driver.machine.path("aside");

@@ -36,6 +36,8 @@ mod logs;
 #[cfg(test)]
 mod modes;
 #[cfg(test)]
+mod orphans;
+#[cfg(test)]
 mod overcommit;
 #[cfg(test)]
 mod pools;

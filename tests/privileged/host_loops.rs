@@ -42,6 +42,12 @@ fn identity(file: &File) -> FileIdentity {
     FileIdentity { device: DeviceNumber::of_stat(metadata.dev()), inode: metadata.ino() }
 }
 
+/// Detaches a device of this test, whatever it is on.
+fn detach(host: &LinuxHost, number: u32) {
+    let seen = host.loop_status(number).unwrap();
+    host.detach(number, seen.unwrap().backing).unwrap();
+}
+
 #[test]
 fn autoclear_frees_a_device_with_its_last_user() {
     privileged(|sandbox| {
@@ -63,11 +69,15 @@ fn autoclear_frees_a_device_with_its_last_user() {
         let number = stays.number;
         stays.release();
         assert_eq!(host.loop_status(number).unwrap().unwrap().label, "stays");
-        host.detach(number).unwrap();
+        host.detach(number, other).unwrap();
+        assert_eq!(
+            loops_below(sandbox.dir()).len(),
+            1,
+            "a number that changed hands is left alone"
+        );
+        detach(&host, number);
         poll("the device is gone", || loops_below(sandbox.dir()).is_empty());
-        if host.loop_status(number).unwrap().is_none() {
-            host.detach(number).unwrap();
-        }
+        host.detach(number, backing).unwrap();
     });
 }
 
@@ -131,7 +141,7 @@ fn a_device_node_is_bound_and_its_device_detached() {
         assert_eq!(&content, b"through the node");
         host.unmount(&target).unwrap();
         host.remove_mount_point(&target).unwrap();
-        host.detach(number).unwrap();
+        detach(&host, number);
         assert!(!target.exists());
         poll("the device is gone", || loops_below(sandbox.dir()).is_empty());
     });
@@ -160,10 +170,10 @@ fn a_view_refuses_writes_and_shows_what_lies_below() {
         below.write_all_at(b"again", 0).unwrap();
         let (upper, under) = (view.number, lower.number);
         view.release();
-        host.detach(upper).unwrap();
+        detach(&host, upper);
         drop(below);
         lower.release();
-        host.detach(under).unwrap();
+        detach(&host, under);
         poll("both are gone", || loops_below(sandbox.dir()).is_empty());
     });
 }
@@ -199,7 +209,7 @@ fn many_threads_attach_at_once_and_each_gets_its_own_device() {
         assert_eq!(numbers.len(), THREADS);
         let host = LinuxHost::new();
         for number in numbers {
-            host.detach(number).unwrap();
+            detach(&host, number);
         }
         poll("all are gone", || loops_below(sandbox.dir()).is_empty());
     });
@@ -222,7 +232,7 @@ fn a_device_that_somebody_looks_at_is_gone_when_its_detaching_has_ended() {
                 poll("it is asked to go", is_asked_to_go);
                 drop(looking);
             });
-            host.detach(number).unwrap();
+            detach(&host, number);
         });
         assert_eq!(loops_below(sandbox.dir()).len(), 0);
     });
@@ -243,7 +253,7 @@ fn a_thin_image_takes_discards_also_on_a_number_that_a_thick_one_had() {
             let device = device.unwrap();
             let seen = (device.number, discard_limit(device.number));
             device.release();
-            host.detach(seen.0).unwrap();
+            detach(&host, seen.0);
             poll("the device is gone", || loops_below(sandbox.dir()).is_empty());
             seen
         };

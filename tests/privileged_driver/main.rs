@@ -68,6 +68,8 @@ mod managed_faults;
 #[cfg(test)]
 mod obstacles;
 #[cfg(test)]
+mod orphans;
+#[cfg(test)]
 mod planted;
 #[cfg(test)]
 mod pods;

@@ -108,8 +108,9 @@ impl Device {
     /// Lets it go, if it is the same as when it was seen: one with AUTOCLEAR goes with its mount, and its number may be
     /// somebody else's by now.
     fn detach(&self, host: &dyn Host) -> Result<(), Failure> {
+        let Some(seen) = host.loop_status(self.number)? else { return Ok(()) };
         let same = backing(self.number).is_some_and(|on| on == self.on);
-        if same { Ok(host.detach(self.number)?) } else { Ok(()) }
+        if same { Ok(host.detach(self.number, seen.backing)?) } else { Ok(()) }
     }
 }
 

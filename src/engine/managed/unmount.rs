@@ -6,7 +6,7 @@ use super::{PoolBase, observe};
 use crate::engine::{EngineError, PoolConfig, chain};
 use crate::host::{DeviceNumber, Host, MountEntry, MountTable, loop_path};
 use crate::store::{Images, PoolImage, PoolView, StateDir, StoreError};
-use crate::volume::{Allocation, FilesystemUuid, Key, VolumeId};
+use crate::volume::{FilesystemUuid, Key, VolumeId};
 
 /// Unmounts a managed pool and lets its loop device go; answers what there is to say.
 ///
@@ -83,11 +83,7 @@ fn end_loop(name: &str, image: &PoolImage, host: &dyn Host) -> Result<String, En
     let identity = image.identity()?;
     for found in observe::loops_on(host, identity)? {
         // One with AUTOCLEAR goes by itself; another program may have set up this one.
-        if let Ok(held) = host.hold(found.number, identity, Allocation::Thin) {
-            let ended = host.detach(found.number);
-            held.release();
-            ended?;
-        }
+        host.detach(found.number, identity)?;
     }
     let left = observe::loops_on(host, identity)?;
     Ok(match left.first() {

@@ -102,6 +102,16 @@ impl Model {
         });
     }
 
+    /// LOOP_CLR_FD; the kernel defers it to the last use, too.
+    pub(super) fn detach(&mut self, number: u32, backing: FileIdentity) {
+        if let Some(device) = self.loops.get_mut(&number)
+            && device.status.backing == backing
+        {
+            device.status.autoclear = true;
+        }
+        self.reap();
+    }
+
     /// An entry as the table shows it after what has become of its filesystem.
     pub(super) fn shown(&self, mut entry: MountEntry) -> MountEntry {
         let trouble = self.trouble(&entry);

@@ -186,10 +186,14 @@ pub(super) fn hold(
     Ok(AttachedLoop::new(number, Box::new(device)))
 }
 
-pub(super) fn detach(number: u32) -> Result<(), HostError> {
+pub(super) fn detach(number: u32, backing: FileIdentity) -> Result<(), HostError> {
     let Some(device) = open_if_there(number)? else {
         return Ok(());
     };
+    // Asked through the opened device: the number may have changed hands since somebody saw it.
+    if status_of(&device, number)?.is_none_or(|status| status.backing != backing) {
+        return Ok(());
+    }
     fault::point!("host.detach.start")
         .map_err(|e| HostError::call("detach", loop_path(number), e))?;
     // By its file: the number may be somebody else's at once.
