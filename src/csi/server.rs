@@ -3,6 +3,7 @@
 //! The socket is private (mode 0600 from its first moment). A stop ends the listening, lets running jobs finish, and
 //! touches no mount.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -259,9 +260,10 @@ fn watch_pools(engine: &Arc<Engine>, jobs: &Arc<Jobs>, retry: Duration) -> Vec<J
 async fn watch_devices(engine: Arc<Engine>, jobs: Arc<Jobs>, retry: Duration) {
     let mut tick = tokio::time::interval(retry);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut seen = BTreeSet::new();
     loop {
         tick.tick().await;
-        sweep::loop_devices(&engine, &jobs).await;
+        seen = sweep::loop_devices(&engine, &jobs, seen).await;
     }
 }
 

@@ -1,6 +1,7 @@
 //! Removal of what nobody comes for: inline volumes whose pods have gone without an unpublish, loop devices whose unstage was
 //! cut off. The engine finds them; each removal is one job under its volume's key, so that it cannot meet a Node call.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -23,16 +24,24 @@ pub(super) async fn inline_volumes(engine: &Arc<Engine>, jobs: &Jobs, pool: &str
     .await;
 }
 
-/// One look for loop devices that an unstage has left, also of volumes whose pools are away.
-pub(super) async fn loop_devices(engine: &Arc<Engine>, jobs: &Jobs) {
+/// One look for loop devices that an unstage has left, also of volumes whose pools are away. Those that were there at the
+/// look before, `seen`, are detached: whoever was cut off has had the time to come again, and meets no sweep then.
+pub(super) async fn loop_devices(
+    engine: &Arc<Engine>,
+    jobs: &Jobs,
+    seen: BTreeSet<VolumeId>,
+) -> BTreeSet<VolumeId> {
     let scanner = Arc::clone(engine);
     let found = found("loop devices", move || scanner.unstaged()).await;
-    each(found, "loop device that an unstage has left", |id| {
+    let found = found.into_iter().collect::<BTreeSet<_>>();
+    let twice = found.intersection(&seen).cloned().collect();
+    each(twice, "loop device that an unstage has left", |id| {
         let (remover, orphan) = (Arc::clone(engine), id.clone());
         let (claims, lane) = (Claims::node(id.key.to_string()), id.pool.to_string());
         async move { jobs.change(claims, &lane, move || remover.detach_orphans(&orphan)).await }
     })
     .await;
+    found
 }
 
 /// What a scan finds, or nothing.
