@@ -14,6 +14,7 @@ mod observe;
 mod plan;
 mod propagation;
 mod room;
+mod settle;
 mod unmount;
 
 use std::os::fd::AsFd;
@@ -150,6 +151,8 @@ pub(super) fn prepare(
                 for note in notes {
                     tracing::warn!(pool = config.name, "{note}");
                 }
+                // Whatever else is to be done would wait for a pool that is frozen.
+                settle::end(ground, &config.name, &sight.path)?;
                 apply::carry_out(ground, config, create, &mut sight, uuid, &steps)?;
                 let made_here = sight.seen.record.is_some_and(|r| r.making == Making::Made);
                 return Ok(Foundation {

@@ -2,7 +2,7 @@
 //!
 //! `<name>.lock` is held by the one daemon that writes to the pool of that name. `<name>.pool.json` holds its UUID: an
 //! unmounted disk looks exactly like an empty directory, and only this tells them apart. `<name>.managed.json` says which
-//! filesystem a managed pool is on (see `managed`). `forgotten/<id>` is the operator's word that a volume will never come
+//! filesystem a managed pool is on (see `managed`), and `<name>.growing` is there while that grows. `forgotten/<id>` is the operator's word that a volume will never come
 //! back. `frozen/<id>` says that the driver has frozen, or is about to freeze, the filesystem of a volume. `unstaged/<id>`
 //! says that a raw block volume was unstaged here, and that its loop device may still be attached.
 
@@ -40,6 +40,10 @@ struct KnownPool {
     format: u32,
     uuid: String,
     path: PathBuf,
+}
+
+fn growing(pool: &str) -> String {
+    format!("{pool}.growing")
 }
 
 /// Reads what is known of a pool.
@@ -179,6 +183,31 @@ impl StateDir {
         // Not flushed: a mark that comes back after a power cut is about a filesystem that is not mounted any more.
         let frozen = dir::open_dir(self.fd.as_fd(), FROZEN)?;
         dir::unlink(frozen.as_fd(), id.to_string().as_ref())
+    }
+
+    /// Records that the filesystem of a managed pool is about to grow, and to be frozen for a moment.
+    ///
+    /// # Errors
+    /// A system call failed; then it may not grow.
+    pub fn mark_growing(&self, pool: &str) -> Result<(), StoreError> {
+        dir::write_file(self.fd.as_fd(), &growing(pool), b"")
+    }
+
+    /// That was recorded, and is not known to have ended.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn is_growing(&self, pool: &str) -> Result<bool, StoreError> {
+        Ok(dir::stat(self.fd.as_fd(), growing(pool).as_ref())?.is_some())
+    }
+
+    /// It has grown, and is not frozen.
+    ///
+    /// # Errors
+    /// A system call failed; the next start then writes the superblock again.
+    pub fn unmark_growing(&self, pool: &str) -> Result<(), StoreError> {
+        // Not flushed, as with the marks of volumes.
+        dir::unlink(self.fd.as_fd(), growing(pool).as_ref())
     }
 
     /// Says that a living process has marks, until the answer is dropped.

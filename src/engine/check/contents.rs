@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 
 use super::Check;
-use crate::backend::fill_holes;
+use crate::backend::{fill_holes, missing_blocks};
 use crate::engine::health::{Condition, not_in_force, unopened};
 use crate::engine::limits::requires_limit;
 use crate::engine::{PoolConfig, chain};
@@ -107,12 +107,8 @@ impl Check<'_> {
 
     /// A thick image has all its blocks.
     fn thick(&mut self, what: &str, dir: &VolumeDir) {
-        let has_holes = || {
-            let image = dir.image_to_read().ok()?;
-            let length = ByteSize::new(image.metadata().ok()?.len());
-            Some(self.host.allocated(image.as_fd()).ok()? < length)
-        };
-        if has_holes() == Some(true) {
+        // An image that cannot be opened has been told of.
+        if missing_blocks(dir).is_ok_and(|missing| missing > ByteSize::ZERO) {
             let what = format!(
                 "{what}: its thick image has holes, so writing to it may fail when the pool is full"
             );

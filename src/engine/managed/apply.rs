@@ -5,13 +5,13 @@ use std::path::PathBuf;
 
 use super::observe::Sight;
 use super::plan::Step;
-use super::{CreatePool, Ground, PoolBase, begun, room};
+use super::{CreatePool, Ground, PoolBase, begun, room, settle};
 use crate::engine::pools::random;
 use crate::engine::{EngineError, PoolConfig, chain};
 use crate::fault;
 use crate::host::{AttachedLoop, HostError, LoopOptions, PoolMount, loop_path};
 use crate::store::{Images, PoolImage};
-use crate::volume::{Allocation, ByteSize, DirectIo, FilesystemUuid};
+use crate::volume::{Allocation, ByteSize, DirectIo, Filesystem, FilesystemUuid};
 
 /// Makes the filesystem. The next look finds it.
 pub(super) fn make(
@@ -62,7 +62,7 @@ fn new_uuid() -> Result<FilesystemUuid, EngineError> {
     Ok(FilesystemUuid::from_bits(bits))
 }
 
-fn point(hit: std::io::Result<()>, path: &std::path::Path) -> Result<(), HostError> {
+pub(super) fn point(hit: std::io::Result<()>, path: &std::path::Path) -> Result<(), HostError> {
     hit.map_err(|e| HostError::call("prepare the managed pool", path, e))
 }
 
@@ -174,7 +174,12 @@ impl Run<'_> {
         let host = self.ground.host;
         let size = host.device_size(&self.device()?)?;
         point(fault::point!("managed.grow.filesystem"), &self.config.path)?;
-        host.grow(self.create.filesystem, &self.sight.path, size)?;
+        let (name, path) = (&self.config.name, &self.sight.path);
+        if self.create.filesystem == Filesystem::Xfs {
+            settle::begin(self.ground, name, path)?;
+        }
+        host.grow(self.create.filesystem, path, size)?;
+        settle::end(self.ground, name, path)?;
         tracing::info!(pool = self.config.name, %size, "managed pool has grown");
         Ok(point(fault::point!("managed.grow.done"), &self.config.path)?)
     }
