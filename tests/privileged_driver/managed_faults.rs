@@ -44,6 +44,12 @@ fn born_with(sandbox: &Sandbox, fault: &str) -> (Driver, bool) {
     (driver, hit)
 }
 
+/// The images of a whole matrix would fill a disk.
+fn end_for_good(sandbox: &Sandbox, driver: Driver) {
+    end(sandbox, driver);
+    std::fs::remove_file(image(sandbox)).unwrap();
+}
+
 fn every_point_hit(what: &str, hit: &[&str], unhit: &[&str]) {
     let missed: Vec<_> = points()
         .into_iter()
@@ -88,7 +94,7 @@ fn a_driver_that_dies_anywhere_while_it_makes_or_grows_a_pool_finishes_after_its
             }
             life.down(&mut driver);
             life.gone(&mut driver);
-            end(&sandbox, driver);
+            end_for_good(&sandbox, driver);
         }
         every_point_hit(
             "image",
@@ -119,7 +125,7 @@ fn a_step_that_fails_while_a_pool_is_made_is_repeated() {
                 configure(&sandbox, &on_image("btrfs", SIZE));
                 let (driver, _) = born_with(&sandbox, &format!("{point}:{errno}"));
                 check_once(&sandbox);
-                end(&sandbox, driver);
+                end_for_good(&sandbox, driver);
             }
         }
     });
@@ -220,7 +226,7 @@ fn a_pool_that_grew_on_xfs_is_never_left_frozen_and_its_superblock_is_written() 
             assert!(blocks.trim().parse::<u64>().unwrap() * 4096 > (SIZE + 100) * MIB, "{fault}");
             life.down(&mut driver);
             life.gone(&mut driver);
-            end(&sandbox, driver);
+            end_for_good(&sandbox, driver);
         }
     });
 }
