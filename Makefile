@@ -1,7 +1,7 @@
 # Everything that a developer runs; `make` lists it.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help try test soak vm power lint build root
+.PHONY: help try test soak vm power bench lint build root
 
 # Tools that are installed by hand; sudo drops them from the path.
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
@@ -37,6 +37,11 @@ vm: ## Run in a virtual machine the tests that this machine's kernel cannot
 power: ## Cut a virtual machine's power again and again, and look for what was lost (ORLOP_CUTS, ORLOP_SEED)
 	@tests/setup.sh vm
 	tests/vm/power.sh
+
+bench: root ## Measure a release build beside what the machine itself takes (ORLOP_BASE: another binary to compare with)
+	@tests/setup.sh try
+	cargo build --release --locked
+	ORLOP_BIN=$(BUILT)/release/orlop cargo bench --locked --bench rpc
 
 lint: ## Check the format and the lints
 	@tests/setup.sh build
