@@ -182,6 +182,12 @@ impl Engine {
             thaw_pending: AtomicBool::new(true),
         };
         engine.thaw_marked(true);
+        if let Err(error) = managed::thaw_left(&engine.state, &*engine.host) {
+            tracing::error!(
+                error = chain(&error),
+                "cannot look for pools that an earlier run left frozen"
+            );
+        }
         Ok(engine)
     }
 

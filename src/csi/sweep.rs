@@ -12,6 +12,9 @@ use super::jobs::Claims;
 use crate::engine::{Engine, EngineError, chain};
 use crate::volume::VolumeId;
 
+/// The lane of what needs no pool.
+const DEVICES: &str = "loop devices";
+
 /// One scan of a pool for inline volumes, and the removal of what was found in two.
 pub(super) async fn inline_volumes(engine: &Arc<Engine>, jobs: &Jobs, pool: &str) {
     let (scanner, name) = (Arc::clone(engine), pool.to_owned());
@@ -37,8 +40,9 @@ pub(super) async fn loop_devices(
     let twice = found.intersection(&seen).cloned().collect();
     each(twice, "loop device that an unstage has left", |id| {
         let (remover, orphan) = (Arc::clone(engine), id.clone());
-        let (claims, lane) = (Claims::node(id.key.to_string()), id.pool.to_string());
-        async move { jobs.change(claims, &lane, move || remover.detach_orphans(&orphan)).await }
+        let claims = Claims::node(id.key.to_string());
+        // Not that of its pool, which this does not touch: one that hangs would hold up the rest.
+        async move { jobs.change(claims, DEVICES, move || remover.detach_orphans(&orphan)).await }
     })
     .await;
     found

@@ -189,11 +189,15 @@ impl Engine {
         }
         // A mark stays only where its volume is not known to be thawed.
         let thawed = points.iter().filter(|point| !frozen.is_unthawed(point));
-        let unmarked = thawed.map(|point| self.state.unmark_frozen(&point.id));
-        let unmarked: Result<Vec<()>, StoreError> = unmarked.collect();
+        let unmark = |all: Result<(), StoreError>, point: &FreezePoint| {
+            // Each of them, also behind one that fails.
+            let unmarked = self.state.unmark_frozen(&point.id);
+            all.and(unmarked)
+        };
+        let unmarked = thawed.fold(Ok(()), unmark);
         match result {
-            Ok(done) => unmarked.map(|_| done).map_err(EngineError::from),
-            Err(error) => Err(error.with_undo(unmarked.map(drop))),
+            Ok(done) => unmarked.map(|()| done).map_err(EngineError::from),
+            Err(error) => Err(error.with_undo(unmarked)),
         }
     }
 
@@ -262,17 +266,20 @@ impl Engine {
 
     /// Thaws what a killed run has left frozen, unless that was done. What cannot be thawed stays marked.
     pub(super) fn thaw_marked(&self, wait: bool) {
-        if !self.thaw_pending.load(Ordering::SeqCst) {
+        // Taken before the look: whoever fails to thaw meanwhile is not overlooked.
+        if !self.thaw_pending.swap(false, Ordering::SeqCst) {
             return;
         }
         match self.try_thaw_marked(if wait { TRIES } else { 1 }) {
-            Ok(true) => self.thaw_pending.store(false, Ordering::SeqCst),
+            Ok(true) => {}
             Ok(false) => {
+                self.thaw_pending.store(true, Ordering::SeqCst);
                 tracing::warn!(
                     "another process holds up writers; what an earlier run left frozen is looked for later"
                 );
             }
             Err(error) => {
+                self.thaw_pending.store(true, Ordering::SeqCst);
                 tracing::error!(
                     error = chain(&error),
                     "cannot look for what an earlier run left frozen"
@@ -286,7 +293,8 @@ impl Engine {
             if let Some(_nobody_freezes) = self.state.own_marks()? {
                 let mut all = true;
                 for id in self.state.frozen()? {
-                    all &= self.thaw_one(&id)?;
+                    // One that cannot be thawed must not keep another one frozen.
+                    all &= self.thaw_one(&id);
                 }
                 return Ok(all);
             }
@@ -295,16 +303,21 @@ impl Engine {
         Ok(false)
     }
 
-    fn thaw_one(&self, id: &VolumeId) -> Result<bool, EngineError> {
+    fn thaw_one(&self, id: &VolumeId) -> bool {
         match self.thaw_volume(id) {
             Ok(thawed) => {
                 tracing::warn!(volume = %id, thawed, "this volume's writers were still held up, by a run that was killed or could not thaw");
-                self.state.unmark_frozen(id)?;
-                Ok(true)
+                match self.state.unmark_frozen(id) {
+                    Ok(()) => true,
+                    Err(error) => {
+                        tracing::error!(volume = %id, error = chain(&error), "thawed, but its mark cannot be removed");
+                        false
+                    }
+                }
             }
             Err(error) => {
                 tracing::error!(volume = %id, error = chain(&error), "cannot thaw; run `fsfreeze --unfreeze` on its mount point");
-                Ok(false)
+                false
             }
         }
     }

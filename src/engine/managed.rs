@@ -27,6 +27,7 @@ use crate::host::{FileIdentity, Host, HostError};
 use crate::store::{Images, Making, ManagedRecord, PoolImage, StateDir, open_directory};
 use crate::volume::{Backend, ByteSize, Filesystem, FilesystemUuid};
 use plan::{Plan, Wish, plan};
+pub(super) use settle::thaw_left;
 pub use unmount::unmount as unmount_pool;
 
 /// How a managed pool is made.
@@ -152,7 +153,7 @@ pub(super) fn prepare(
                     tracing::warn!(pool = config.name, "{note}");
                 }
                 // Whatever else is to be done would wait for a pool that is frozen.
-                settle::end(ground, &config.name, &sight.path)?;
+                settle::resume(ground, &config.name, &sight.path)?;
                 apply::carry_out(ground, config, create, &mut sight, uuid, &steps)?;
                 let made_here = sight.seen.record.is_some_and(|r| r.making == Making::Made);
                 return Ok(Foundation {

@@ -91,12 +91,12 @@ impl Engine {
     ) -> Result<(), EngineError> {
         // From here on somebody may write.
         let _call = self.traffic.enter(&located.volume().key);
-        let observed = self.observe(located)?;
         let block = located.volume().resolved.is_block();
         if block {
-            // It is somebody's again; what an earlier unstage left is no orphan.
-            self.state.unmark_unstaged(&located.id())?;
+            // What an unstage has left is no device to go on with: it may be one for readers.
+            self.detach_orphans(&located.id())?;
         }
+        let observed = self.observe(located)?;
         let path = if block { staging.join(DEVICE) } else { staging.clone() };
         let loops = match &observed.data {
             Data::Directory { .. } => Vec::new(),
@@ -163,8 +163,12 @@ impl Engine {
         let number = table.loop_node_at(&device);
         if let Some(number) = number {
             self.refuse_published_device(&table, number, &device)?;
-            self.mark_unstaged(ours.as_ref());
-            self.unmount_all(&device)?;
+            self.mark_unstaged(ours.as_ref(), number)?;
+            if let Err(error) = self.unmount_all(&device) {
+                // Somebody has it still.
+                self.unmark_unstaged(ours.as_ref());
+                return Err(error);
+            }
         }
         let was_mounted = table.top_at(&staging).is_some();
         self.unmount_all(&staging)?;

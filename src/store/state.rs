@@ -6,6 +6,7 @@
 //! back. `frozen/<id>` says that the driver has frozen, or is about to freeze, the filesystem of a volume. `unstaged/<id>`
 //! says that a raw block volume was unstaged here, and that its loop device may still be attached.
 
+use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::snapshot::typed;
 use super::{StoreError, dir, marker};
+use crate::host::{DeviceNumber, FileIdentity};
 use crate::volume::{IdError, PoolUuid, VolumeId};
 
 /// The state directory of a root directory.
@@ -43,7 +45,16 @@ struct KnownPool {
 }
 
 fn growing(pool: &str) -> String {
-    format!("{pool}.growing")
+    format!("{pool}{GROWING}")
+}
+
+/// Reads which image a volume was on that was unstaged.
+fn parse_mark(content: &[u8]) -> Option<FileIdentity> {
+    let mut words = std::str::from_utf8(content).ok()?.split(' ');
+    let device =
+        DeviceNumber { major: words.next()?.parse().ok()?, minor: words.next()?.parse().ok()? };
+    let inode = words.next()?.parse().ok()?;
+    words.next().is_none().then_some(FileIdentity { device, inode })
 }
 
 /// Reads what is known of a pool.
@@ -56,6 +67,8 @@ pub(super) fn parse_known(content: &[u8]) -> Result<PoolUuid, String> {
 const FORGOTTEN: &str = "forgotten";
 const FROZEN: &str = "frozen";
 const UNSTAGED: &str = "unstaged";
+/// The end of the name of a pool's mark.
+const GROWING: &str = ".growing";
 
 impl StateDir {
     /// Opens `<root>/state`, making it when it is not there.
@@ -201,6 +214,23 @@ impl StateDir {
         Ok(dir::stat(self.fd.as_fd(), growing(pool).as_ref())?.is_some())
     }
 
+    /// The pools for which that is recorded, with the paths that they were known to be mounted at.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn growing(&self) -> Result<Vec<(String, PathBuf)>, StoreError> {
+        let mut found = Vec::new();
+        for name in dir::names(self.fd.as_fd())? {
+            let Some(pool) = name.to_str().and_then(|name| name.strip_suffix(GROWING)) else {
+                continue;
+            };
+            let known = dir::read_file(self.fd.as_fd(), &format!("{pool}.pool.json"))?;
+            let known = known.and_then(|text| serde_json::from_slice::<KnownPool>(&text).ok());
+            found.extend(known.map(|known| (pool.to_owned(), known.path)));
+        }
+        Ok(found)
+    }
+
     /// It has grown, and is not frozen.
     ///
     /// # Errors
@@ -244,18 +274,29 @@ impl StateDir {
         self.marked(FROZEN)
     }
 
-    /// Records that nobody has the loop device of a raw block volume any more. Not flushed: it outlives the process, and no
-    /// loop device outlives the machine.
+    /// Records that a raw block volume is unstaged, and on which image its loop device is. Not flushed: it outlives the
+    /// process, and no loop device outlives the machine.
     ///
     /// # Errors
     /// A system call failed.
-    pub fn mark_unstaged(&self, id: &VolumeId) -> Result<(), StoreError> {
+    pub fn mark_unstaged(&self, id: &VolumeId, image: FileIdentity) -> Result<(), StoreError> {
         let unstaged = dir::open_dir(self.fd.as_fd(), UNSTAGED)?;
         let name = id.to_string();
-        match dir::stat(unstaged.as_fd(), name.as_ref())? {
-            Some(_) => Ok(()),
-            None => dir::create_file(unstaged.as_fd(), &name).map(drop),
-        }
+        dir::unlink(unstaged.as_fd(), name.as_ref())?;
+        let DeviceNumber { major, minor } = image.device;
+        let text = format!("{major} {minor} {}", image.inode);
+        let mut mark = dir::create_file(unstaged.as_fd(), &name)?;
+        mark.write_all(text.as_bytes()).map_err(|e| StoreError::io("write", name, e))
+    }
+
+    /// The image that the mark names; `None` when there is no mark, or one that was not written to its end.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn unstaged_image(&self, id: &VolumeId) -> Result<Option<FileIdentity>, StoreError> {
+        let Some(unstaged) = dir::find_dir(self.fd.as_fd(), UNSTAGED)? else { return Ok(None) };
+        let content = dir::read_file(unstaged.as_fd(), &id.to_string())?;
+        Ok(content.and_then(|content| parse_mark(&content)))
     }
 
     /// Takes that mark away; none is fine.
@@ -263,7 +304,7 @@ impl StateDir {
     /// # Errors
     /// A system call failed.
     pub fn unmark_unstaged(&self, id: &VolumeId) -> Result<(), StoreError> {
-        let unstaged = dir::open_dir(self.fd.as_fd(), UNSTAGED)?;
+        let Some(unstaged) = dir::find_dir(self.fd.as_fd(), UNSTAGED)? else { return Ok(()) };
         let name = id.to_string();
         match dir::stat(unstaged.as_fd(), name.as_ref())? {
             Some(_) => dir::unlink(unstaged.as_fd(), name.as_ref()),

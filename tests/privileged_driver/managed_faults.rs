@@ -211,15 +211,21 @@ fn a_pool_that_grew_on_xfs_is_never_left_frozen_and_its_superblock_is_written() 
                 }
                 let log = driver.log();
                 // Where it failed, the next start settles it.
-                if log.contains("does not grow") && mark.exists() {
+                let failed = log.contains("does not grow") || log.contains("pool is away");
+                if failed && mark.exists() {
                     driver.restart();
                 }
-                log.contains("pool is open") && !mark.exists()
+                log.lines().last().is_some_and(|line| line.contains("pool is open"))
+                    && !mark.exists()
             });
             // Whoever wrote to a frozen one could not even be killed.
             let place = place(&sandbox);
             let thaw = Command::new("fsfreeze").arg("--unfreeze").arg(&place).output().unwrap();
             assert!(!thaw.status.success(), "{fault}: it was frozen");
+            // sb_dblocks of the superblock on the disk, big-endian.
+            let mut written = [0; 8];
+            File::open(image(&sandbox)).unwrap().read_exact_at(&mut written, 8).unwrap();
+            assert!(u64::from_be_bytes(written) * 4096 > (SIZE + 100) * MIB, "{fault}");
             write(life.kind, &life.target, "after");
             assert_eq!(read(life.kind, &life.target), "after");
             let blocks = run("stat", &["--file-system", "--format=%b", place.to_str().unwrap()]);
@@ -228,6 +234,44 @@ fn a_pool_that_grew_on_xfs_is_never_left_frozen_and_its_superblock_is_written() 
             life.gone(&mut driver);
             end_for_good(&sandbox, driver);
         }
+    });
+}
+
+#[test]
+fn a_pool_that_was_unmounted_while_a_dead_driver_had_it_frozen_is_thawed() {
+    privileged(|sandbox| {
+        configure(sandbox, &on_image("xfs", SIZE));
+        let mut driver = Driver::start_configured(sandbox, None);
+        driver.kill();
+        let (place, mark) = (place(sandbox), sandbox.path("root/state/p.growing"));
+        // As one that is killed behind its freeze leaves it. The filesystem stays frozen, and its loop device with it.
+        for unmounted in [false, true] {
+            std::fs::write(&mark, "").unwrap();
+            run("fsfreeze", &["--freeze".as_ref(), place.as_os_str()]);
+            if unmounted {
+                run("umount", &[&place]);
+            }
+            driver.start_again(None);
+            poll("that was settled", || !mark.exists());
+            let thaw = Command::new("fsfreeze").arg("--unfreeze").arg(&place).output().unwrap();
+            assert!(!thaw.status.success(), "it was frozen");
+            let mut life = Life::new(sandbox, Kind::Hostpath, "v");
+            life.born(&mut driver);
+            life.gone(&mut driver);
+            driver.kill();
+        }
+        // Nobody configures it any more.
+        std::fs::write(&mark, "").unwrap();
+        run("fsfreeze", &["--freeze".as_ref(), place.as_os_str()]);
+        let other = sandbox.make_dir("other");
+        let text = format!("[[pool]]\nname = \"q\"\npath = {other:?}\n");
+        std::fs::write(sandbox.path("orlop.toml"), text).unwrap();
+        driver.start_again(None);
+        let thaw = Command::new("fsfreeze").arg("--unfreeze").arg(&place).output().unwrap();
+        assert!(!thaw.status.success(), "it was frozen");
+        drop(driver);
+        configure(sandbox, &on_image("xfs", SIZE));
+        orlop(sandbox, &["pool", "unmount", "p"]).unwrap();
     });
 }
 

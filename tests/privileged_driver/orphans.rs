@@ -78,8 +78,9 @@ fn mounts_of_what_was_deleted_are_told() {
     privileged(|sandbox| {
         let mut driver = Driver::start(sandbox);
         let mut lives = Vec::new();
-        for kind in [Kind::Hostpath, Kind::Ext4] {
-            let mut life = Life::new(sandbox, kind, &format!("{kind:?}"));
+        let kinds = [Kind::Hostpath, Kind::Hostpath, Kind::Ext4];
+        for (kind, name) in kinds.into_iter().zip(["removed", "deleted", "image"]) {
+            let mut life = Life::new(sandbox, kind, name);
             life.born(&mut driver);
             life.up(&mut driver);
             lives.push(life);
@@ -87,10 +88,13 @@ fn mounts_of_what_was_deleted_are_told() {
         assert_eq!(told(sandbox), Vec::<String>::new());
         driver.terminate();
         for life in &lives {
-            // By hand, while a pod has it.
+            // By hand, while a pod has it: deleted, and gone altogether.
             let key = life.id.split('-').nth(2).unwrap();
             let grave = sandbox.path("pool/trash").join(format!("{key}.00000000"));
-            std::fs::rename(life.dir(), grave).unwrap();
+            std::fs::rename(life.dir(), &grave).unwrap();
+            if life.create.name == "removed" {
+                std::fs::remove_dir_all(grave).unwrap();
+            }
         }
         let told_of = told(sandbox);
         for life in &lives {

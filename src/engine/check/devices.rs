@@ -10,13 +10,24 @@ use crate::host::{DeviceNumber, LoopStatus, MountEntry, MountTable, loop_path};
 use crate::store::{Grave, PoolView};
 use crate::volume::VolumeId;
 
+/// A mount, and what ends it. The first table is that of this mount namespace; a path of another one may be anything here.
+fn place(table: usize, at: &Path) -> (String, String) {
+    let at = at.display();
+    if table == 0 {
+        (format!("at {at}"), format!("`umount {at}`"))
+    } else {
+        let where_it_is = format!("in another mount namespace, at {at} there");
+        (where_it_is, "end the container that has it".to_owned())
+    }
+}
+
 /// Where a loop device is mounted or its node is bound, in any mount namespace in sight.
-fn shown(tables: &[MountTable], number: u32) -> Option<&Path> {
-    tables.iter().find_map(|table| {
+fn shown(tables: &[MountTable], number: u32) -> Option<(String, String)> {
+    tables.iter().enumerate().find_map(|(index, table)| {
         let shows = |entry: &&MountEntry| {
             table.bound_loop_node(entry).or_else(|| entry.mounted_loop()) == Some(number)
         };
-        Some(table.iter().find(shows)?.mount_point.as_path())
+        Some(place(index, &table.iter().find(shows)?.mount_point))
     })
 }
 
@@ -63,9 +74,8 @@ impl Check<'_> {
         let below = DeviceNumber::of_loop(status.number);
         let is_base = loops.iter().any(|other| other.backing_device == Some(below));
         match shown(tables, status.number) {
-            Some(at) if is_gone(view, id) => {
-                let at = at.display();
-                self.wrong(format!("{device} is the device of volume {id}, which is not in the pool any more, and is shown at {at}: end what uses it, `umount {at}`, and `losetup -d {device}` if it is there still"));
+            Some((at, end)) if is_gone(view, id) => {
+                self.wrong(format!("{device} is the device of volume {id}, which is not in the pool any more, and is shown {at}: end what uses it, {end}, and `losetup -d {device}` if it is there still"));
             }
             // One with AUTOCLEAR goes with whoever has it open.
             None if !status.autoclear && !is_base => {
@@ -87,16 +97,20 @@ impl Check<'_> {
         // The kernel writes so behind the path of what was removed.
         let is_removed = |path: &Path| path.to_string_lossy().ends_with("//deleted");
         let mut dead = Vec::new();
-        for entry in tables.iter().flat_map(MountTable::iter) {
-            let is_dead = entry.root.starts_with(&trash)
-                || (entry.root.starts_with(&root) && is_removed(&entry.root));
-            if entry.device == device && is_dead && !dead.contains(&entry.mount_point) {
-                dead.push(entry.mount_point.clone());
+        for (index, table) in tables.iter().enumerate() {
+            for entry in table.iter().filter(|entry| entry.device == device) {
+                let is_dead = entry.root.starts_with(&trash)
+                    || (entry.root.starts_with(&root) && is_removed(&entry.root));
+                let seen = place(index, &entry.mount_point);
+                if is_dead && !dead.contains(&seen) {
+                    dead.push(seen);
+                }
             }
         }
-        for at in dead {
-            let at = at.display();
-            self.wrong(format!("what is mounted at {at} was deleted from the pool: end what uses it, then `umount {at}`"));
+        for (at, end) in dead {
+            self.wrong(format!(
+                "what is mounted {at} was deleted from the pool: end what uses it, then {end}"
+            ));
         }
     }
 }

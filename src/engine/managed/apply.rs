@@ -158,12 +158,16 @@ impl Run<'_> {
             Step::EnableQuota => self.enable_quota(),
             Step::GrowFilesystem => {
                 // A btrfs that is being balanced, say, cannot be grown now, and works as it is.
-                if let Err(error) = self.grow_filesystem() {
-                    tracing::error!(
+                match self.grow_filesystem() {
+                    Ok(()) if self.create.filesystem == Filesystem::Xfs => {
+                        settle::end(self.ground, &self.config.name, &self.sight.path)?;
+                    }
+                    Ok(()) => {}
+                    Err(error) => tracing::error!(
                         pool = self.config.name,
                         error = chain(&error),
                         "the pool's filesystem does not grow; it is used as it is until the next start"
-                    );
+                    ),
                 }
                 Ok(())
             }
@@ -179,7 +183,6 @@ impl Run<'_> {
             settle::begin(self.ground, name, path)?;
         }
         host.grow(self.create.filesystem, path, size)?;
-        settle::end(self.ground, name, path)?;
         tracing::info!(pool = self.config.name, %size, "managed pool has grown");
         Ok(point(fault::point!("managed.grow.done"), &self.config.path)?)
     }
@@ -264,6 +267,8 @@ impl Run<'_> {
                 "this kernel's XFS has no quotas, so directories in this pool have no limits"
             );
         }
+        // Before anything is written to it.
+        settle::resume(self.ground, &self.config.name, target)?;
         point(fault::point!("managed.mount.done"), target)?;
         let mounted = host.mounted_uuid(target)?;
         if mounted != Some(self.uuid) {

@@ -10,11 +10,14 @@
 //! Must not: leave a pool frozen, also when it fails.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::Ground;
 use super::apply::point;
 use crate::engine::EngineError;
 use crate::fault;
+use crate::host::{HeldMount, Host, HostError};
+use crate::store::StateDir;
 
 /// To be called before the growth.
 pub(super) fn begin(ground: &Ground<'_>, pool: &str, path: &Path) -> Result<(), EngineError> {
@@ -22,26 +25,52 @@ pub(super) fn begin(ground: &Ground<'_>, pool: &str, path: &Path) -> Result<(), 
     Ok(point(fault::point!("managed.settle.marked"), path)?)
 }
 
-/// Writes the superblock back, if that has been begun, or was by an earlier run. `path` is where the pool is mounted.
+/// The pool's filesystem, mounted at its path.
+fn hold(host: &dyn Host, path: &Path) -> Result<Option<Arc<dyn HeldMount>>, EngineError> {
+    let table = host.mounts()?;
+    let Some(entry) = table.top_at(path) else { return Ok(None) };
+    let gone = || HostError::call("hold the mount of", path, nix::errno::Errno::ESTALE);
+    Ok(Some(host.hold_mount(entry)?.ok_or_else(gone)?))
+}
+
+/// Writes the superblock back. The pool is mounted at the path.
 pub(super) fn end(ground: &Ground<'_>, pool: &str, path: &Path) -> Result<(), EngineError> {
+    // Whoever unmounts it meanwhile mounts it again, and there is the mark.
+    let Some(mount) = hold(ground.host, path)? else { return Ok(()) };
+    // Most of it before the freeze, so that writers wait for little.
+    mount.sync()?;
+    let frozen = mount.freeze()?;
+    let hit = point(fault::point!("managed.settle.frozen"), path);
+    if frozen {
+        mount.thaw()?;
+    }
+    hit?;
+    Ok(ground.state.unmark_growing(pool)?)
+}
+
+/// Goes on with what an earlier run has begun. A filesystem that was unmounted while it was frozen is frozen when it is
+/// mounted again.
+pub(super) fn resume(ground: &Ground<'_>, pool: &str, path: &Path) -> Result<(), EngineError> {
     if !ground.state.is_growing(pool)? {
         return Ok(());
     }
-    let table = ground.host.mounts()?;
-    let seen = table.top_at(path).map(|entry| ground.host.hold_mount(entry));
-    // Unmounted, it has been written back.
-    if let Some(mount) = seen.transpose()?.flatten() {
-        if mount.thaw()? {
+    let Some(mount) = hold(ground.host, path)? else { return Ok(()) };
+    if mount.thaw()? {
+        tracing::warn!(pool, "an earlier run was killed while it held up the pool's writers");
+    }
+    end(ground, pool, path)
+}
+
+/// Thaws every pool that an earlier run may have left frozen, also one that is not configured any more or cannot be
+/// opened. To be called at the start; the marks stay.
+pub(in crate::engine) fn thaw_left(state: &StateDir, host: &dyn Host) -> Result<(), EngineError> {
+    for (pool, path) in state.growing()? {
+        let uuid = state.managed(&pool)?.map(|record| record.uuid);
+        let path = host.canonical(&path)?.unwrap_or(path);
+        let Some(mount) = hold(host, &path)? else { continue };
+        if uuid.is_some() && host.mounted_uuid(&path)? == uuid && mount.thaw()? {
             tracing::warn!(pool, "an earlier run was killed while it held up the pool's writers");
         }
-        // Most of it before the freeze, so that writers wait for little.
-        mount.sync()?;
-        let frozen = mount.freeze()?;
-        let hit = point(fault::point!("managed.settle.frozen"), path);
-        if frozen {
-            mount.thaw()?;
-        }
-        hit?;
     }
-    Ok(ground.state.unmark_growing(pool)?)
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{PoolBase, observe};
+use super::{PoolBase, observe, thaw_left};
 use crate::engine::{EngineError, PoolConfig, chain};
 use crate::host::{DeviceNumber, Host, MountEntry, MountTable, loop_path};
 use crate::store::{Images, PoolImage, PoolView, StateDir, StoreError};
@@ -43,6 +43,8 @@ pub fn unmount(
         (PoolBase::Image { .. }, Some(images)) => images.image(name)?,
         (PoolBase::Image { .. } | PoolBase::Device(_), _) => None,
     };
+    // A frozen one would stay so, and keep its loop device.
+    thaw_left(&state, host)?;
     if let Some(path) = host.canonical(&config.path)? {
         let uuid = state.managed(name)?.map(|record| record.uuid);
         end_mount(name, &path, uuid, host)?;
