@@ -1,8 +1,15 @@
-//! Logs: one line per event on standard error, as text or JSON.
+//! What operators see of a running driver: logs on standard error, and metrics.
 //!
 //! Must not: see a request. Secrets are in requests, so no request is ever logged.
 
+mod counters;
+mod exposition;
+pub mod metrics;
+
 use tracing_subscriber::EnvFilter;
+
+pub use counters::{Reason, Recovery, cleanup, recovery};
+pub use exposition::Figures;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -11,9 +11,9 @@ mod rules {
         ("fault", &[]),
         ("telemetry", &[]),
         ("host", &["volume", "fault"]),
-        ("store", &["volume", "host", "fault"]),
+        ("store", &["volume", "host", "fault", "telemetry"]),
         ("backend", &["volume", "host", "store", "fault"]),
-        ("engine", &["backend", "store", "host", "volume", "fault"]),
+        ("engine", &["backend", "store", "host", "volume", "fault", "telemetry"]),
         ("csi", &["engine", "volume", "telemetry"]),
     ];
 

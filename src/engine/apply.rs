@@ -14,6 +14,7 @@ use crate::host::{
     NodeKind, loop_path,
 };
 use crate::store::Resolved;
+use crate::telemetry::{self, Recovery};
 use crate::volume::{Allocation, ByteSize, DirectIo, Filesystem, MountAttributes};
 
 /// What a plan is carried out on.
@@ -299,6 +300,7 @@ impl Engine {
                 if signature.has_errors {
                     tracing::warn!(volume = %located.id(), "the filesystem has errors; repairing it");
                     self.host.repair(number, wanted).map_err(still_at_work)?;
+                    telemetry::recovery(Recovery::Filesystem);
                 }
                 Ok(())
             }

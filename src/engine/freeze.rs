@@ -17,6 +17,7 @@ use super::{Engine, EngineError, chain};
 use crate::fault;
 use crate::host::{HeldMount, HostError, MountEntry};
 use crate::store::StoreError;
+use crate::telemetry::{self, Reason};
 use crate::volume::{Key, VolumeId};
 
 /// Writers wait at most this long.
@@ -308,7 +309,10 @@ impl Engine {
             Ok(thawed) => {
                 tracing::warn!(volume = %id, thawed, "this volume's writers were still held up, by a run that was killed or could not thaw");
                 match self.state.unmark_frozen(id) {
-                    Ok(()) => true,
+                    Ok(()) => {
+                        telemetry::cleanup(Reason::FrozenFilesystem);
+                        true
+                    }
                     Err(error) => {
                         tracing::error!(volume = %id, error = chain(&error), "thawed, but its mark cannot be removed");
                         false

@@ -19,6 +19,7 @@ use super::{Engine, EngineError, Located, VolumeUsage, chain, read};
 use crate::fault;
 use crate::host::{HostError, NodeKind};
 use crate::store::Entry;
+use crate::telemetry::{self, Reason};
 use crate::volume::{CreateSpec, Key, Pod, PoolTag, VolumeCapability, VolumeId};
 
 /// What NodePublishVolume asks for when the volume is an inline one.
@@ -156,6 +157,7 @@ impl Engine {
             let volume = located.volume();
             let pod = volume.pod.as_ref().map(Pod::name);
             tracing::info!(volume = %id, name = volume.name, pod, "inline volume removed: its pod has gone");
+            telemetry::cleanup(Reason::InlineVolume);
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ use super::usable::Usable;
 use super::{EngineConfig, EngineError, chain, counting, reaper};
 use crate::host::{Host, Space};
 use crate::store::{Charges, Marker, Pool, PoolLook, StateDir, StoreError};
+use crate::telemetry::{self, Recovery};
 use crate::volume::{PoolChoice, PoolTag, PoolUuid};
 
 /// A pool as it is configured.
@@ -138,6 +139,9 @@ impl Slot {
         match &next {
             State::Ready(open) => {
                 tracing::info!(pool, %path, uuid = %open.store.uuid(), "pool is open");
+                if matches!(*state, State::Away(_)) {
+                    telemetry::recovery(Recovery::Pool);
+                }
             }
             State::Waiting(reason) | State::Away(reason) if !state.has_same_reason(&next) => {
                 tracing::warn!(pool, %path, reason, "pool is away");

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::open_pool::OpenPool;
 use super::{EngineError, chain};
 use crate::host::Host;
+use crate::telemetry::{self, Reason};
 use crate::volume::LimitKind;
 
 /// How long the space of removed subvolumes is waited for in one go, and how often it is looked at.
@@ -179,6 +180,7 @@ fn close_free(
         match close(pool, &name, host) {
             Ok(()) => {
                 tracing::debug!(pool = pool.name, entry = %name.display(), "removed from the trash");
+                telemetry::cleanup(Reason::Trash);
             }
             Err(error) => say(pool, &name, &error),
         }

@@ -11,6 +11,7 @@ use super::{Engine, EngineError, Located, chain};
 use crate::backend;
 use crate::host::{DeviceNumber, HostError, MountTable, NodeKind};
 use crate::store::{IMAGE, Resolved, Volume};
+use crate::telemetry::{self, Recovery};
 use crate::volume::{AccessType, Allocation, ByteSize, MountFlags, VolumeCapability, VolumeId};
 
 /// What NodeStageVolume asks for.
@@ -275,6 +276,7 @@ fn keep_thick(located: &Located) -> Result<(), EngineError> {
         })
     })?;
     tracing::warn!(volume = %id, pool = pool.name, %missing, "a thick volume had lost blocks; they are reserved again");
+    telemetry::recovery(Recovery::Blocks);
     Ok(())
 }
 

@@ -16,6 +16,7 @@ use nix::unistd::ftruncate;
 use super::{StoreError, dir, marker};
 use crate::fault;
 use crate::host::FileIdentity;
+use crate::telemetry::{self, Reason};
 use crate::volume::ByteSize;
 
 /// The images of a root directory.
@@ -133,7 +134,9 @@ impl Images {
         let name = new_name(pool);
         let Some(fd) = self.open_file(&name, OFlag::O_RDONLY)? else { return Ok(()) };
         let _mine = self.lock(fd, &name)?;
-        dir::unlink(self.fd.as_fd(), OsStr::new(&name))
+        dir::unlink(self.fd.as_fd(), OsStr::new(&name))?;
+        telemetry::cleanup(Reason::ManagedPool);
+        Ok(())
     }
 
     /// Makes an empty image that has no name yet.

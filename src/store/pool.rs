@@ -19,6 +19,7 @@ use super::snapshot::Snapshot;
 use super::volume_dir::VolumeDir;
 use super::{Kind, Name, StoreError, dir, scan};
 use crate::host::Host;
+use crate::telemetry::{self, Reason};
 use crate::volume::{ByteSize, Generation, Key, PoolUuid};
 
 /// A pool that this process may write to.
@@ -308,6 +309,7 @@ impl Pool {
             match self.discard(&name, host) {
                 Ok(()) => {
                     tracing::info!(pool = %self.path.display(), entry = %name.display(), "removed what an earlier run was killed over");
+                    telemetry::cleanup(Reason::Incoming);
                 }
                 Err(error) => {
                     tracing::warn!(pool = %self.path.display(), entry = %name.display(), %error, "cannot remove what was not born");

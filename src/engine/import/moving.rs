@@ -19,6 +19,7 @@ use crate::engine::{Engine, EngineError, Located, chain, reaper};
 use crate::fault;
 use crate::host::{HostError, PoolFilesystem};
 use crate::store::{DATA, Grave, Kept, Kind, Outside, Promise, Record, Resolved};
+use crate::telemetry::{self, Reason};
 use crate::volume::{Allocation, ByteSize, Quota};
 
 impl Engine {
@@ -253,6 +254,7 @@ impl Engine {
         if let Some(Place::Kept(pool, kept)) = source.map(|source| self.place(source)) {
             pool.store.charge_kept(&kept);
         }
+        telemetry::cleanup(Reason::Import);
         Ok(())
     }
 }
