@@ -4,6 +4,7 @@
 //! the layers above and below never see a size that is negative, a name used as a path or an unknown parameter.
 
 mod access;
+mod claim;
 mod id;
 mod inline;
 mod limit;
@@ -17,6 +18,7 @@ mod uuid;
 mod words;
 
 pub use access::{AccessMode, AccessType, VolumeCapability};
+pub use claim::Claim;
 pub use id::{Generation, GroupId, IdError, Key, PoolTag, PoolUuid, SnapshotId, VolumeId};
 pub use inline::{Pod, PodError};
 pub use limit::{Limit, LimitKind};

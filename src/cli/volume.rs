@@ -117,6 +117,10 @@ fn json_of(volume: &VolumeLine) -> serde_json::Value {
             "created": record.created,
             "onDelete": record.on_delete.as_str(),
             "source": record.request.source.as_ref().map(ToString::to_string),
+            "claim": record.claim.as_ref().map(|claim| json!({
+                "namespace": claim.namespace,
+                "name": claim.name,
+            })),
             "inline": record.pod.as_ref().map(|pod| json!({
                 "podUid": pod.uid(),
                 "podNamespace": pod.namespace(),

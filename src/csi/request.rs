@@ -23,7 +23,7 @@ pub(super) use snapshot::{
 use super::proto;
 use crate::engine::{AttachRequest, CapacityQuery, PublishRequest, StageRequest};
 use crate::volume::{
-    AccessMode, AccessType, CapacityRange, CreateSpec, Filesystem, Key, MountFlags,
+    AccessMode, AccessType, CapacityRange, Claim, CreateSpec, Filesystem, Key, MountFlags,
     MutableParameters, Parameters, SizeError, Topology, VolumeCapability, VolumeId,
 };
 
@@ -246,6 +246,7 @@ pub(super) fn token<T: FromStr>(text: &str) -> Result<Option<T>, Status> {
 /// A CreateVolume request.
 pub(super) fn create(request: &proto::CreateVolumeRequest) -> Result<CreateSpec, Status> {
     let name = name(&request.name)?;
+    let raw = map("parameters", &request.parameters)?;
     let mut parameters = parameters(&request.parameters)?;
     let change = mutable_parameters(&request.mutable_parameters)?;
     parameters.on_delete = change.on_delete.unwrap_or(parameters.on_delete);
@@ -259,6 +260,7 @@ pub(super) fn create(request: &proto::CreateVolumeRequest) -> Result<CreateSpec,
         source: source(request.volume_content_source.as_ref())?,
         requisite: requisite(request.accessibility_requirements.as_ref()),
         pod: None,
+        claim: Claim::of_parameters(&raw),
     })
 }
 

@@ -254,6 +254,7 @@ impl Engine {
             limit: None,
             shared: Vec::new(),
             pod: spec.pod.clone(),
+            claim: spec.claim.clone(),
             attachments: Vec::new(),
             import: None,
         });

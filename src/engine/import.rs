@@ -211,6 +211,7 @@ impl Engine {
             limit: None,
             shared: Vec::new(),
             pod: None,
+            claim: None,
             attachments: Vec::new(),
             import: Some(Import {
                 // What was named, which of a kept volume is the directory above its data.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::attachment::AttachmentCount;
 use super::charge::{Charge, Charges, Cost, GRAVES, IN_FLIGHT, SNAPSHOTS, Sum, VOLUMES};
 use super::{Group, Name, Shared, Snapshot};
-use crate::volume::{Allocation, ByteSize, Generation, Key, Limit};
+use crate::volume::{Allocation, Backend, ByteSize, Claim, Generation, Key, Limit};
 
 /// How it can be known what the data of a volume takes of the pool's filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +32,12 @@ pub enum Entry {
         generation: Generation,
         /// Its size.
         size: ByteSize,
+        /// What its data is.
+        backend: Backend,
+        /// Its data may not be in its place.
+        moving: bool,
+        /// The claim that it was made for.
+        claim: Option<Arc<Claim>>,
         /// Whether its blocks are reserved.
         allocation: Allocation,
         /// How it can be known what it takes.
@@ -378,6 +384,9 @@ mod tests {
                 let whole = |inline: bool, nodes: &[&str]| Entry::Whole {
                     generation: Generation::from_bits([0; 4]),
                     size: bytes,
+                    backend: Backend::Loop,
+                    moving: false,
+                    claim: None,
                     allocation,
                     footprint: Footprint::Image,
                     shared: if inline { shared.clone() } else { Vec::new() },

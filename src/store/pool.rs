@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::{fstat, stat};
@@ -339,6 +339,9 @@ pub(super) fn whole(volume: &Volume) -> Entry {
     Entry::Whole {
         generation: volume.generation.clone(),
         size: volume.size,
+        backend: volume.resolved.backend(),
+        moving: volume.is_moving(),
+        claim: volume.claim.clone().map(Arc::new),
         allocation: volume.resolved.allocation(),
         footprint: volume.footprint(),
         shared: volume.shared.clone(),

@@ -17,8 +17,8 @@ use super::merge::text_over;
 use super::snapshot::{readable, typed};
 use super::{Charge, DATA, Footprint, IMAGE, Kind, Name, StoreError};
 use crate::volume::{
-    Allocation, Backend, ByteSize, CapacityRange, DirectIo, Filesystem, Generation, Key, Limit,
-    OnDelete, Pod, PoolTag, Source, VolumeId,
+    Allocation, Backend, ByteSize, CapacityRange, Claim, DirectIo, Filesystem, Generation, Key,
+    Limit, OnDelete, Pod, PoolTag, Source, VolumeId,
 };
 
 /// The record's file name.
@@ -132,6 +132,8 @@ pub struct Volume {
     pub shared: Vec<Shared>,
     /// The pod that it belongs to, when it is an inline volume.
     pub pod: Option<Pod>,
+    /// The claim that it was made for, as far as that was told; not part of the request.
+    pub claim: Option<Claim>,
     /// The nodes that it is attached to; at most one entry for each.
     pub attachments: Vec<Attachment>,
     /// Where its data comes from, when it was imported.
@@ -279,6 +281,7 @@ pub(crate) mod tests {
             limit: None,
             shared: Vec::new(),
             pod: None,
+            claim: None,
             attachments: Vec::new(),
             import: None,
         }
@@ -351,6 +354,7 @@ pub(crate) mod tests {
         fn records_survive_the_disk(name in "\\PC{0,40}", size in 0_u64..(1 << 60), block: bool, required in 0_u64..(1 << 60), inline: bool) {
             let mut volume = sample(&name);
             volume.pod = inline.then(|| Pod::new("u-1", &name, &name, format!("/pods/u-1/{name}")).unwrap());
+            volume.claim = inline.then(|| Claim { namespace: name.clone(), name: name.clone() });
             volume.size = ByteSize::new(size);
             volume.limit = block.then_some(Limit { kind: LimitKind::Project, number: required });
             let shared = |origin: &str| Shared {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::{CapacityRange, Key, Parameters, Pod, SnapshotId, VolumeCapability, VolumeId};
+use super::{CapacityRange, Claim, Key, Parameters, Pod, SnapshotId, VolumeCapability, VolumeId};
 
 /// One term of a topology: segments that must all hold.
 pub type Topology = BTreeMap<String, String>;
@@ -45,6 +45,8 @@ pub struct CreateSpec {
     pub requisite: Vec<Topology>,
     /// The pod that it is for, when it is an inline volume.
     pub pod: Option<Pod>,
+    /// The claim that it is for, when the CO tells.
+    pub claim: Option<Claim>,
 }
 
 impl CreateSpec {

@@ -30,6 +30,7 @@ fn spec(name: &str) -> CreateSpec {
         },
         requisite: Vec::new(),
         pod: None,
+        claim: None,
     }
 }
 

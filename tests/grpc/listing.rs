@@ -70,3 +70,25 @@ async fn change_between_pages_neither_doubles_nor_hides_a_volume() {
     assert!(round > 2, "several pages");
     driver.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_claim_is_kept_beside_the_request() {
+    let driver = Driver::start().await;
+    let mut request = HOSTPATH.create("pvc-1");
+    for (key, word) in [("namespace", "shop"), ("name", "data-db-0")] {
+        request.parameters.insert(format!("csi.storage.k8s.io/pvc/{key}"), word.to_owned());
+    }
+    let id = driver.create(request).await.unwrap().volume_id;
+    let volume = driver.engine.get(&id.parse().unwrap()).unwrap();
+    let claim = volume.claim.clone().unwrap();
+    assert_eq!((claim.namespace.as_str(), claim.name.as_str()), ("shop", "data-db-0"));
+    assert!(volume.request.parameters.keys().all(|key| !key.contains('/')), "{volume:?}");
+    // A provisioner that does not tell it any more asks for the same volume.
+    assert_eq!(driver.make(HOSTPATH, "pvc-1").await, id);
+    let record = driver.machine.pool("default").join("volumes");
+    let record = record.join(&driver.machine.names("default", "volumes")[0]).join("volume.json");
+    let record: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(record).unwrap()).unwrap();
+    assert_eq!(record["claim"], serde_json::json!({ "namespace": "shop", "name": "data-db-0" }));
+    driver.stop().await;
+}

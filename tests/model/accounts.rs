@@ -115,6 +115,7 @@ fn spec(name: &str, kind: Kind, mib: u64, source: Option<Source>) -> CreateSpec 
         },
         requisite: Vec::new(),
         pod: None,
+        claim: None,
     }
 }
 

@@ -69,6 +69,7 @@ fn spec(name: usize, kind: Kind, gib: u64, source: Option<Source>) -> CreateSpec
         parameters,
         requisite: Vec::new(),
         pod: None,
+        claim: None,
     }
 }
 

@@ -80,6 +80,7 @@ pub(in super::super) fn inline(
         requisite: Vec::new(),
         source: None,
         pod: Some(pod(request)?),
+        claim: None,
     };
     Ok(Some(InlineRequest { spec, target, capability, read_only: request.readonly }))
 }

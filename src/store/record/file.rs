@@ -10,8 +10,8 @@ use super::super::attachment::AttachmentFile;
 use super::super::snapshot::{SharedFile, size};
 use super::{FORMAT, Import, PLAIN_READER, READER, Request, Resolved, Volume};
 use crate::volume::{
-    Allocation, Backend, ByteSize, CapacityRange, DirectIo, Filesystem, IdError, Limit, LimitKind,
-    OnDelete, Pod, Source,
+    Allocation, Backend, ByteSize, CapacityRange, Claim, DirectIo, Filesystem, IdError, Limit,
+    LimitKind, OnDelete, Pod, Source,
 };
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -28,6 +28,8 @@ pub(super) struct RecordFile {
     current: CurrentFile,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     inline: Option<InlineFile>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    claim: Option<ClaimFile>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     limit: Option<LimitFile>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -101,6 +103,12 @@ struct InlineFile {
     pod_namespace: String,
     pod_name: String,
     target: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ClaimFile {
+    namespace: String,
+    name: String,
 }
 
 impl InlineFile {
@@ -224,6 +232,10 @@ impl RecordFile {
                 attachments: volume.attachments.iter().map(AttachmentFile::of).collect(),
             },
             inline: volume.pod.as_ref().map(InlineFile::of),
+            claim: volume
+                .claim
+                .clone()
+                .map(|Claim { namespace, name }| ClaimFile { namespace, name }),
             limit: volume.limit.map(LimitFile::of),
             shared: volume.shared.iter().map(SharedFile::of).collect(),
             import: volume.import.as_ref().map(|import| ImportFile {
@@ -261,6 +273,7 @@ impl RecordFile {
             limit: self.limit.as_ref().map(LimitFile::read).transpose()?,
             shared: self.shared.iter().map(SharedFile::read).collect::<Result<_, _>>()?,
             pod: self.inline.as_ref().map(InlineFile::read).transpose()?,
+            claim: self.claim.map(|ClaimFile { namespace, name }| Claim { namespace, name }),
             attachments: self
                 .current
                 .attachments
