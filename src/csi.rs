@@ -9,6 +9,7 @@ mod capability;
 mod controller;
 mod group;
 mod health;
+mod http;
 mod identity;
 mod jobs;
 pub mod legacy;
@@ -24,6 +25,10 @@ mod status;
 mod sweep;
 
 pub use capability::Features;
+pub use http::HttpListener;
 pub use jobs::{Claims, Jobs};
 pub use server::{Endpoint, EndpointError, Listener, RETRY, ServerConfig, serve};
+/// The version of CSI that is spoken.
+const CSI_VERSION: &str = "1.13";
+
 pub use status::{CODES, CodeHelp, code_of};

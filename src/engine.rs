@@ -21,6 +21,7 @@ mod delete;
 mod delta;
 mod error;
 mod expand;
+mod figures;
 mod freeze;
 mod group;
 mod health;
@@ -125,6 +126,8 @@ pub struct Engine {
     attaching: Mutex<()>,
     traffic: Traffic,
     freezes: Freezes,
+    /// What metrics tell of the node.
+    node_figures: Arc<figures::Cached<figures::NodeFigures>>,
     /// What a killed run may have left frozen was not looked for yet.
     thaw_pending: AtomicBool,
 }
@@ -179,6 +182,7 @@ impl Engine {
             attaching: Mutex::default(),
             traffic: Traffic::default(),
             freezes: Freezes::default(),
+            node_figures: Arc::default(),
             thaw_pending: AtomicBool::new(true),
         };
         engine.thaw_marked(true);
@@ -195,6 +199,13 @@ impl Engine {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.pools.is_ready()
+    }
+
+    /// What the driver waits for before it is ready, for people; empty when it is.
+    #[must_use]
+    pub fn waits_for(&self) -> Vec<String> {
+        let states = self.pools.states().into_iter();
+        states.filter(|(_, state)| *state == "waiting").map(|(pool, _)| pool).collect()
     }
 
     /// The names of the configured pools.

@@ -8,8 +8,8 @@ pub mod metrics;
 
 use tracing_subscriber::EnvFilter;
 
-pub use counters::{Reason, Recovery, cleanup, recovery};
-pub use exposition::Figures;
+pub use counters::{Reason, Recovery, cleanup, freeze, recovery, rpc};
+pub use exposition::{Figures, Labels, labels};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

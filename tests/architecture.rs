@@ -18,11 +18,12 @@ mod rules {
     ];
 
     /// Words of the code, and the beginnings of the paths of the files that may have them.
-    const PLACES: [(&str, &[&str]); 6] = [
+    const PLACES: [(&str, &[&str]); 7] = [
         ("unsafe", &["host/linux/sys"]),
         ("tonic", &["csi", "cli"]),
         ("prost", &["csi", "cli"]),
         ("tokio", &["csi", "cli"]),
+        ("hyper", &["csi"]),
         ("clap", &["cli", "main.rs"]),
         ("process::Command", &["host/linux/command.rs", "cli/try_run"]),
     ];

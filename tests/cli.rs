@@ -9,6 +9,8 @@
 
 #[path = "cli/harness.rs"]
 mod harness;
+#[path = "cli/metrics.rs"]
+mod metrics;
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -34,6 +36,7 @@ fn every_command_tells_its_flags() {
                 "--kubelet-dir",
                 "--driver-name",
                 "--log-format",
+                "--metrics-address",
                 "ORLOP_ENDPOINT",
                 "CSI_ENDPOINT",
             ],

@@ -9,6 +9,7 @@
 
 use orlop::csi::CODES;
 use orlop::engine::{HEALTH, StorageTrouble};
+use orlop::telemetry::metrics::{ALL, Metric};
 use orlop::volume::PARAMETERS;
 
 fn read(name: &str) -> String {
@@ -43,6 +44,46 @@ fn wire_name(code: tonic::Code) -> String {
         name.extend(letter.to_uppercase());
     }
     name
+}
+
+/// A row of docs/metrics.md.
+fn metric_row(metric: &Metric) -> Vec<String> {
+    vec![
+        metric.full_name(),
+        metric.kind.as_str().into(),
+        metric.unit.as_str().unwrap_or("-").into(),
+        if metric.labels.is_empty() { "-".into() } else { metric.labels.join(", ") },
+        metric.stability.as_str().into(),
+        metric.help.into(),
+    ]
+}
+
+#[test]
+fn the_table_of_metrics_is_the_code_s() {
+    let documented = table(&read("docs/metrics.md"), "Metrics");
+    let known: Vec<Vec<String>> = ALL.iter().copied().map(metric_row).collect();
+    let printed: Vec<String> = known
+        .iter()
+        .map(|row| match row.as_slice() {
+            [name, rest @ ..] => format!("| `{name}` | {} |", rest.join(" | ")),
+            [] => String::new(),
+        })
+        .collect();
+    assert_eq!(documented, known, "the table should be:\n{}", printed.join("\n"));
+}
+
+#[test]
+fn reasons_of_clean_ups_and_recoveries_are_documented() {
+    let text = read("docs/metrics.md");
+    let reasons = orlop::telemetry::Reason::ALL.map(|reason| (reason.as_str(), reason.help()));
+    let recoveries = orlop::telemetry::Recovery::ALL.map(|r| (r.as_str(), r.help()));
+    for (heading, known) in
+        [("Clean-ups", reasons.as_slice()), ("Recoveries", recoveries.as_slice())]
+    {
+        let known: Vec<Vec<String>> =
+            known.iter().map(|(word, help)| vec![(*word).into(), (*help).into()]).collect();
+        assert_eq!(table(&text, heading), known, "{heading}");
+    }
 }
 
 #[test]

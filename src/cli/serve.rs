@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 
 use super::Failure;
 use super::config::{PoolArgs, check_driver_name, topology};
-use crate::csi::{self, Endpoint, Features, ServerConfig};
+use crate::csi::{self, Endpoint, Features, HttpListener, ServerConfig};
 use crate::engine::{Engine, EngineConfig};
 use crate::host::{Host, this_machine};
 use crate::telemetry::{self, LogFormat};
@@ -55,6 +55,9 @@ pub(super) struct ServeArgs {
     /// The name of the CSI driver
     #[arg(long, value_name = "NAME", env = "ORLOP_DRIVER_NAME", default_value = "orlop.csi.local")]
     driver_name: String,
+    /// Answer HTTP there: /metrics for Prometheus, /healthz and /readyz for probes; off without it
+    #[arg(long, value_name = "HOST:PORT", env = "ORLOP_METRICS_ADDRESS")]
+    metrics_address: Option<String>,
     /// How log lines look; `ORLOP_LOG` filters them
     #[arg(long, value_name = "text|json", env = "ORLOP_LOG_FORMAT", default_value = "text")]
     log_format: Format,
@@ -72,6 +75,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     if args.node_id.is_empty() || args.node_id.len() > 256 {
         return Err("--node-id must have 1 to 256 bytes".into());
     }
+    let http = args.metrics_address.as_deref().map(HttpListener::bind).transpose()?;
     let config = EngineConfig {
         root_dir: args.pools.root_dir.clone(),
         pools: args.pools.pools()?,
@@ -101,18 +105,23 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
         .thread_name("orlop")
         .enable_all()
         .build()?;
-    runtime.block_on(serve(&endpoint, server, engine))
+    runtime.block_on(serve(&endpoint, http, server, engine))
 }
 
 async fn serve(
     endpoint: &Endpoint,
+    http: Option<HttpListener>,
     server: ServerConfig,
     engine: Arc<Engine>,
 ) -> Result<(), Failure> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let listener = endpoint.bind()?;
+    let mut listener = endpoint.bind()?;
+    if let Some(http) = http {
+        tracing::info!(address = %http.address()?, "metrics");
+        listener = listener.with_http(http);
+    }
     tracing::info!(endpoint = %endpoint.path().display(), node = server.node_id, version = env!("CARGO_PKG_VERSION"), "listening");
     let stop = async move {
         tokio::select! {

@@ -7,14 +7,17 @@
 //! - What a job copies from it pins: that makes a request that would change or end the source ABORTED, but no Node call.
 //! - Jobs are bounded per lane (a pool), so that a hung disk cannot take all threads. Copies have lanes of their own.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::{Notify, Semaphore};
 use tonic::Status;
 
 use super::status::status;
 use crate::engine::EngineError;
+use crate::telemetry::{Figures, labels, metrics};
 
 /// Jobs of one lane that run at the same time.
 const LANE_WIDTH: usize = 16;
@@ -129,8 +132,16 @@ impl Keys {
 struct Shared {
     keys: Mutex<Keys>,
     lanes: Mutex<HashMap<String, Arc<Semaphore>>>,
-    running: Mutex<usize>,
+    running: Mutex<Runs>,
+    waiting: AtomicU64,
     idle: Notify,
+}
+
+/// The jobs that run, with the time at which each began, in that order.
+#[derive(Debug, Default)]
+struct Runs {
+    begun: BTreeMap<u64, Instant>,
+    next: u64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -153,15 +164,46 @@ impl Drop for KeyGuard {
 
 /// Counts a running job.
 #[derive(Debug)]
-struct Running(Arc<Shared>);
+struct Running {
+    shared: Arc<Shared>,
+    number: u64,
+}
+
+impl Running {
+    fn begin(shared: &Arc<Shared>) -> Self {
+        let mut runs = lock(&shared.running);
+        let number = runs.next;
+        runs.next += 1;
+        runs.begun.insert(number, Instant::now());
+        drop(runs);
+        Self { shared: Arc::clone(shared), number }
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let mut running = lock(&self.0.running);
-        *running -= 1;
-        if *running == 0 {
-            self.0.idle.notify_waiters();
+        let mut runs = lock(&self.shared.running);
+        runs.begun.remove(&self.number);
+        if runs.begun.is_empty() {
+            self.shared.idle.notify_waiters();
         }
+    }
+}
+
+/// Counts a request that waits for a place in its lane, also when its caller goes away.
+#[derive(Debug)]
+struct Waiting<'a>(&'a AtomicU64);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a AtomicU64) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -210,10 +252,11 @@ impl Jobs {
         lane: &str,
         job: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
     ) -> Result<T, Status> {
+        let waiting = Waiting::begin(&self.shared.waiting);
         let permit = self.lane(lane).acquire_owned().await;
+        drop(waiting);
         let permit = permit.map_err(|_closed| Status::unavailable("the driver is stopping"))?;
-        *lock(&self.shared.running) += 1;
-        let running = Running(Arc::clone(&self.shared));
+        let running = Running::begin(&self.shared);
         let joined = tokio::task::spawn_blocking(move || {
             // Let go of in this order: whoever waits until nothing runs finds the key free.
             let _held = (guard, permit, running);
@@ -228,11 +271,23 @@ impl Jobs {
         }
     }
 
+    /// Adds how many jobs there are, and how old the oldest is.
+    pub fn figures(&self, figures: &mut Figures) {
+        let runs = lock(&self.shared.running);
+        let running = u64::try_from(runs.begun.len()).unwrap_or(u64::MAX);
+        let oldest = runs.begun.values().next().map_or(0, |begun| begun.elapsed().as_secs());
+        drop(runs);
+        let waiting = self.shared.waiting.load(Ordering::Relaxed);
+        figures.set(&metrics::JOBS, &labels(&["running"]), running);
+        figures.set(&metrics::JOBS, &labels(&["waiting"]), waiting);
+        figures.set(&metrics::OLDEST_JOB, &labels(&[]), oldest);
+    }
+
     /// Waits until no job runs.
     pub async fn idle(&self) {
         loop {
             let idle = self.shared.idle.notified();
-            if *lock(&self.shared.running) == 0 {
+            if lock(&self.shared.running).begun.is_empty() {
                 return;
             }
             idle.await;

@@ -1,8 +1,10 @@
-//! One line of log per RPC: method, volume, duration, code. Never a request: it may hold secrets.
+//! One line of log per RPC, and one count: method, volume, duration, code. Never a request: it may hold secrets.
 
 use std::time::Instant;
 
 use tonic::{Code, Response, Status};
+
+use crate::telemetry;
 
 /// What a line is about.
 struct Line<'a> {
@@ -16,8 +18,10 @@ impl Line<'_> {
     fn write(&self, code: Code, message: &str) {
         let Self { method, volume, .. } = self;
         // Whole microseconds, as people read them.
-        let milliseconds = (self.start.elapsed().as_secs_f64() * 1e6).round() / 1e3;
+        let took = self.start.elapsed();
+        let milliseconds = (took.as_secs_f64() * 1e6).round() / 1e3;
         let code = format!("{code:?}");
+        telemetry::rpc(method, code.clone(), took);
         match code.as_str() {
             // Kubelet asks these before nearly every call.
             "Ok" if is_quiet(method) => tracing::debug!(method, volume, milliseconds, code, "rpc"),

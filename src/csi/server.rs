@@ -20,6 +20,7 @@ use tonic::transport::Server;
 
 use super::controller::Controller;
 use super::group::GroupController;
+use super::http::{self, HttpListener, Told};
 use super::identity::Identity;
 use super::metadata::SnapshotMetadata;
 use super::node::Node;
@@ -67,6 +68,16 @@ pub enum EndpointError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// Nobody can listen at the address for metrics.
+    #[error(
+        "listen for metrics at {address:?}; give --metrics-address HOST:PORT with an address of this machine and a free port"
+    )]
+    Address {
+        /// As it was given.
+        address: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The server ended.
     #[error("serve")]
     Serve(#[from] tonic::transport::Error),
@@ -111,7 +122,8 @@ impl Endpoint {
         umask(before);
         let socket = bound.map_err(failed("listen at"))?;
         socket.set_nonblocking(true).map_err(failed("listen at"))?;
-        Ok(Listener { socket, file: SocketFile { path: path.clone(), inode: inode(path) } })
+        let file = SocketFile { path: path.clone(), inode: inode(path) };
+        Ok(Listener { socket, file, http: None })
     }
 
     fn remove_stale(&self) -> Result<(), EndpointError> {
@@ -150,6 +162,15 @@ fn is_answered(path: &Path) -> bool {
 pub struct Listener {
     socket: std::os::unix::net::UnixListener,
     file: SocketFile,
+    http: Option<HttpListener>,
+}
+
+impl Listener {
+    /// Answers HTTP there as well: metrics and probes.
+    #[must_use]
+    pub fn with_http(self, http: HttpListener) -> Self {
+        Self { http: Some(http), ..self }
+    }
 }
 
 /// The socket's file, by its inode: by the time this server ends, its successor may listen at the same path.
@@ -198,12 +219,14 @@ pub async fn serve(
     engine: Arc<Engine>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), EndpointError> {
-    let Listener { socket, file } = listener;
+    let Listener { socket, file, http } = listener;
     let failed =
         |source| EndpointError::Io { operation: "listen at", path: file.path.clone(), source };
     let incoming = UnixListenerStream::new(UnixListener::from_std(socket).map_err(failed)?);
     let jobs = Arc::new(Jobs::default());
-    let watchers = watch_pools(&engine, &jobs, config.retry);
+    let mut watchers = watch_pools(&engine, &jobs, config.retry);
+    let told = Told { engine: Arc::clone(&engine), jobs: Arc::clone(&jobs) };
+    watchers.extend(http.map(|http| tokio::spawn(http::answer(http, told))));
     let ServerConfig { driver_name, node_id: name, features, .. } = config;
     let operator = Operator {
         engine: Arc::clone(&engine),

@@ -150,6 +150,11 @@ impl Counts {
         }
     }
 
+    /// What is known of a volume; nothing is counted for that.
+    pub(super) fn known(&self, name: &Name) -> Option<Count> {
+        Some(self.lock().known.get(name)?.count?.0)
+    }
+
     /// Forgets a volume that is gone, and has its counting end.
     pub(super) fn forget(&self, name: &Name) {
         self.strays.forget(name);

@@ -181,7 +181,9 @@ impl Engine {
         let start = Instant::now();
         let result = self.freeze(points, &frozen, work);
         // Whole microseconds, as people read them.
-        let milliseconds = (start.elapsed().as_secs_f64() * 1e6).round() / 1e3;
+        let took = start.elapsed();
+        let milliseconds = (took.as_secs_f64() * 1e6).round() / 1e3;
+        telemetry::freeze(took);
         let volumes = points.len();
         tracing::info!(volumes, milliseconds, "writers were held up");
         if points.iter().any(|point| frozen.is_unthawed(point)) {

@@ -21,11 +21,12 @@ pub(super) use self::volume::unopened;
 pub use condition::{Condition, Finding, HEALTH, HealthHelp, StorageTrouble, VolumeTrouble};
 
 use self::condition::Findings;
+use super::figures::Conditions;
 use super::open_pool::OpenPool;
 use super::{Engine, EngineError, Located, chain};
 use crate::host::{LoopStatus, MountTable};
 use crate::store::{Entry, Resolved, StoreError};
-use crate::volume::{Allocation, Generation, PoolTag, VolumeId};
+use crate::volume::{Allocation, Generation, Key, PoolTag, VolumeId};
 
 /// One page of the list looks at no more volumes than that, however few of them have something wrong: each costs the
 /// reading of a record and of the beginning of an image.
@@ -107,12 +108,7 @@ impl Engine {
                 return Ok((listed, last));
             }
             left -= 1;
-            let (generation, inline) = match entry {
-                Entry::Whole { generation, inline, .. } => (Some(generation), inline),
-                Entry::Damaged { .. } => (pool.store.salvaged_generation(&key), false),
-            };
-            let generation = generation.unwrap_or_else(|| Generation::from_bits([0; 4]));
-            let id = VolumeId { pool: pool.tag(), key, generation };
+            let (id, inline) = named(&pool, key, &entry);
             last = Some(id.clone());
             // A pod's, not the CO's.
             if inline {
@@ -132,6 +128,35 @@ impl Engine {
             }
         }
         Ok((listed, None))
+    }
+
+    /// What is wrong with a pool, and with each of its volumes beside that.
+    ///
+    /// # Errors
+    /// The kernel does not show its mounts or loop devices.
+    pub(super) fn conditions(&self, pool: &Arc<OpenPool>) -> Result<Conditions, EngineError> {
+        let round = self.round()?;
+        let own = |findings: &[Finding]| -> Vec<Condition> {
+            let conditions = findings.iter().map(|finding| finding.condition);
+            conditions.filter(|condition| condition.help().storage.is_none()).collect()
+        };
+        let found = self.pool_findings_once(pool, &round).into_vec();
+        let mut conditions = Conditions {
+            pool: found.iter().map(|finding| finding.condition).collect(),
+            volumes: Vec::new(),
+        };
+        for (key, entry) in pool.entries() {
+            let (id, _) = named(pool, key, &entry);
+            // One that was deleted since, or whose pool went away, has nothing that could be told.
+            let Ok(seen) = self.look(&round, &id, &[]) else { continue };
+            if seen.is_about_the_volume()
+                && let Ok(findings) = self.volume_health(&id, &[])
+                && let found @ [_, ..] = own(&findings).as_slice()
+            {
+                conditions.volumes.push((id, found.to_vec()));
+            }
+        }
+        Ok(conditions)
     }
 
     /// What is wrong with the configured pools. One condition of several pools is told once, with all their names.
@@ -203,6 +228,16 @@ impl Engine {
         let mut seen = round.pools.borrow_mut();
         seen.entry(pool.tag()).or_insert_with(|| self.pool_findings(pool, round)).clone()
     }
+}
+
+/// The id of a volume, and whether it is inline.
+fn named(pool: &OpenPool, key: Key, entry: &Entry) -> (VolumeId, bool) {
+    let (generation, inline) = match entry {
+        Entry::Whole { generation, inline, .. } => (Some(generation.clone()), *inline),
+        Entry::Damaged { .. } => (pool.store.salvaged_generation(&key), false),
+    };
+    let generation = generation.unwrap_or_else(|| Generation::from_bits([0; 4]));
+    (VolumeId { pool: pool.tag(), key, generation }, inline)
 }
 
 /// The volume gets blocks of the pool when it is written to, and fails when there are none.

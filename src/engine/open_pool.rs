@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use super::EngineError;
 use super::answers::{Answers, Visit};
 use super::counting::Counts;
+use super::figures::PoolFigures;
 use super::limits::Holds;
 use super::managed::Foundation;
 use super::usable::Usable;
 use crate::store::{Entry, Name, Pool, PoolLock};
-use crate::volume::{ByteSize, PoolTag, VolumeId};
+use crate::volume::{ByteSize, Key, PoolTag, VolumeId};
 
 /// What volumes may never take of a pool's filesystem.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -51,6 +52,8 @@ pub(super) struct OpenPool {
     pub(super) reaper: Turns,
     /// Outlives the pool for as long as a thread counts.
     pub(super) counts: Arc<Counts>,
+    /// What metrics tell of it.
+    pub(super) figures: PoolFigures,
     /// Inline volumes whose pod was absent in the last scan.
     pub(super) orphans: Mutex<BTreeSet<VolumeId>>,
     pub(super) holds: Holds,
@@ -98,6 +101,17 @@ impl OpenPool {
         ))
     }
 
+    /// All volumes in the order of their keys. They are read in stretches, so that nobody waits for a long list.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (Key, Entry)> + '_ {
+        let mut behind: Option<Key> = None;
+        let stretch = move || {
+            let page = self.store.entries_after(behind.as_ref(), STRETCH);
+            behind = Some(page.last()?.0.clone());
+            Some(page)
+        };
+        std::iter::from_fn(stretch).flatten()
+    }
+
     /// The volume is there, and not a successor of its name.
     pub(super) fn has(&self, name: &Name) -> bool {
         match self.store.entry(&name.key) {
@@ -106,6 +120,9 @@ impl OpenPool {
         }
     }
 }
+
+/// So many volumes are taken from the index at once.
+const STRETCH: usize = 256;
 
 /// How long a request that would be refused waits for what is just being removed, and how often it looks.
 const MOMENT: Duration = Duration::from_secs(1);

@@ -15,7 +15,7 @@ use super::managed::{self, CreatePool, Foundation, Ground};
 use super::open_pool::{OpenPool, Reserve, Turns};
 use super::system::System;
 use super::usable::Usable;
-use super::{EngineConfig, EngineError, chain, counting, reaper};
+use super::{EngineConfig, EngineError, chain, counting, figures, reaper};
 use crate::host::{Host, Space};
 use crate::store::{Charges, Marker, Pool, PoolLook, StateDir, StoreError};
 use crate::telemetry::{self, Recovery};
@@ -263,6 +263,7 @@ impl Pools {
             usable: Usable::default(),
             reaper: Turns::default(),
             counts: Arc::default(),
+            figures: figures::PoolFigures::default(),
             orphans: Mutex::default(),
             holds: Holds::new(store.writers()),
             pending: Mutex::default(),
@@ -491,5 +492,6 @@ pub(super) fn random(bits: &mut [u8]) -> Result<(), EngineError> {
     })
 }
 
+pub(super) mod states;
 #[cfg(test)]
 mod tests;

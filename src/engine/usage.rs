@@ -5,6 +5,7 @@
 
 use std::os::fd::AsFd;
 
+use super::open_pool::OpenPool;
 use super::{Engine, EngineError, Located, counting};
 use crate::backend::{self, AtOnce, Count};
 use crate::host::{Bounds, Host, LimitState, Space};
@@ -174,17 +175,26 @@ pub(super) fn used(
     Ok(backend::count_directory(&dir, &mut AtOnce)?.map(used))
 }
 
+/// What the limit of a directory tells; `None` when it has none that is in force.
+pub(super) fn of_limit(
+    pool: &OpenPool,
+    volume: &Volume,
+    space: Space,
+    host: &dyn Host,
+) -> Result<Option<VolumeUsage>, EngineError> {
+    let Some(limit) = volume.limit else { return Ok(None) };
+    let state = host.limit_state(pool.store.directory(), limit)?;
+    let usage = |state: LimitState| Some(Held::from(volume).usage(state, state.bounds?, space));
+    Ok(state.and_then(usage))
+}
+
 impl Engine {
     /// What a hostpath volume takes.
     pub(super) fn directory_usage(&self, located: &Located) -> Result<VolumeUsage, EngineError> {
         let (pool, volume) = (&located.pool, located.volume());
-        let directory = pool.store.directory();
-        let space = self.host.space(directory)?;
-        if let Some(limit) = volume.limit
-            && let Some(state) = self.host.limit_state(directory, limit)?
-            && let Some(bounds) = state.bounds
-        {
-            return Ok(Held::from(volume).usage(state, bounds, space));
+        let space = self.host.space(pool.store.directory())?;
+        if let Some(usage) = of_limit(pool, volume, space, &*self.host)? {
+            return Ok(usage);
         }
         let usage = of_filesystem(space, Basis::Pool);
         let counted = counting::figures(pool, &self.host, &volume.itself());

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, text};
@@ -11,20 +12,26 @@ use prometheus_client::registry::{Registry, Unit};
 use super::counters;
 use super::metrics::{ALL, Metric, Type};
 
-/// The values of one series' labels, and its value.
-type Sample = (Vec<String>, u64);
+/// The values of labels, in the order of the table. Metrics of one thing share them.
+pub type Labels = Arc<[String]>;
+
+/// The labels with these values.
+#[must_use]
+pub fn labels(values: &[&str]) -> Labels {
+    values.iter().map(|&value| value.to_owned()).collect()
+}
 
 /// What is true at the moment of a scrape, gathered by those who know it.
 #[derive(Debug, Default)]
 pub struct Figures {
-    samples: BTreeMap<&'static str, Vec<Sample>>,
+    samples: BTreeMap<&'static str, Vec<(Labels, u64)>>,
 }
 
 impl Figures {
-    /// Adds a value; the labels are in the order of the table.
-    pub fn set(&mut self, metric: &'static Metric, labels: &[&str], value: u64) {
-        let labels = labels.iter().map(|&label| label.to_owned()).collect();
-        self.samples.entry(metric.name).or_default().push((labels, value));
+    /// Adds the value of one series, if there is one.
+    pub fn set(&mut self, metric: &'static Metric, labels: &Labels, value: impl Into<Option<u64>>) {
+        let Some(value) = value.into() else { return };
+        self.samples.entry(metric.name).or_default().push((Arc::clone(labels), value));
     }
 
     /// The text of the scrape, with what is counted.
@@ -39,11 +46,17 @@ impl Figures {
         Ok(out)
     }
 
-    fn encode_gauges(&self, metric: &Metric, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+    fn encode_samples(&self, metric: &Metric, mut encoder: MetricEncoder<'_>) -> fmt::Result {
         for (values, value) in self.samples.get(metric.name).into_iter().flatten() {
             let labels: Vec<(&str, &str)> =
                 metric.labels.iter().copied().zip(values.iter().map(String::as_str)).collect();
-            encoder.encode_family(&labels)?.encode_gauge(value)?;
+            if metric.kind == Type::Info {
+                encoder.encode_info(&labels)?;
+            } else if labels.is_empty() {
+                encoder.encode_gauge(value)?;
+            } else {
+                encoder.encode_family(&labels)?.encode_gauge(value)?;
+            }
         }
         Ok(())
     }
@@ -56,12 +69,14 @@ impl Collector for Figures {
             let kind = match metric.kind {
                 Type::Counter => MetricType::Counter,
                 Type::Gauge => MetricType::Gauge,
+                Type::Histogram => MetricType::Histogram,
+                Type::Info => MetricType::Info,
             };
             let encoder =
                 encoder.encode_descriptor(metric.name, metric.help, unit.as_ref(), kind)?;
-            match metric.kind {
-                Type::Counter => counters::encode(metric, encoder)?,
-                Type::Gauge => self.encode_gauges(metric, encoder)?,
+            match counters::counted(metric) {
+                Some(counted) => counted.encode(encoder)?,
+                None => self.encode_samples(metric, encoder)?,
             }
         }
         Ok(())

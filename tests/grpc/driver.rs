@@ -19,7 +19,7 @@ use orlop::csi::proto::{
     NodeGetVolumeStatsRequest, NodePublishVolumeRequest, NodeStageVolumeRequest,
     NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest, Volume, VolumeCapability, VolumeUsage,
 };
-use orlop::csi::{self, Endpoint, Features, ServerConfig};
+use orlop::csi::{self, Endpoint, Features, HttpListener, ServerConfig};
 use orlop::engine::Engine;
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
@@ -155,11 +155,30 @@ impl Driver {
         features: Features,
         retry: Duration,
     ) -> Self {
+        Self::start_at(machine, pools, features, retry, None).await
+    }
+
+    /// A driver with one pool that answers HTTP as well.
+    pub(crate) async fn start_with_http(machine: Machine, http: HttpListener) -> Self {
+        Self::start_at(machine, &["default"], DEFAULT, csi::RETRY, Some(http)).await
+    }
+
+    async fn start_at(
+        machine: Machine,
+        pools: &[&str],
+        features: Features,
+        retry: Duration,
+        http: Option<HttpListener>,
+    ) -> Self {
         logs::capture();
         let engine = machine.engine(pools);
         let socket = machine.path("csi.sock");
         let endpoint: Endpoint = text(&socket).parse().unwrap();
         let listener = endpoint.bind().unwrap();
+        let listener = match http {
+            Some(http) => listener.with_http(http),
+            None => listener,
+        };
         let config = ServerConfig {
             driver_name: "orlop.csi.local".to_owned(),
             node_id: NODE.to_owned(),

@@ -34,6 +34,8 @@ mod listing;
 #[cfg(test)]
 mod logs;
 #[cfg(test)]
+mod metrics;
+#[cfg(test)]
 mod modes;
 #[cfg(test)]
 mod orphans;
