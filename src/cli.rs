@@ -5,6 +5,7 @@
 mod config;
 mod create;
 mod dial;
+mod doctor;
 mod pool;
 mod serve;
 mod snapshot;
@@ -38,6 +39,8 @@ enum Command {
     /// List snapshots, and give up what will not come back
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
+    /// Look whether this node is ready, and say what to do where it is not. Exit status 1: something failed
+    Doctor(doctor::DoctorArgs),
     /// Show on this machine what the driver does, and leave nothing behind
     Try(try_run::TryArgs),
 }
@@ -56,6 +59,7 @@ pub fn run() -> ExitCode {
         Command::Pool(command) => pool::run(&command),
         Command::Volume(command) => volume::run(&command),
         Command::Snapshot(command) => snapshot::run(&command),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Try(args) => try_run::run(&args),
     };
     match result {

@@ -19,6 +19,7 @@ mod counting;
 mod create;
 mod delete;
 mod delta;
+pub mod doctor;
 mod error;
 mod expand;
 mod figures;

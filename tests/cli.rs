@@ -7,6 +7,8 @@
     reason = "a test says what is wrong by panicking, runs the program that it tests, and keeps its own files"
 )]
 
+#[path = "cli/doctor.rs"]
+mod doctor;
 #[path = "cli/harness.rs"]
 mod harness;
 #[path = "cli/metrics.rs"]
@@ -22,7 +24,7 @@ use serde_json::Value;
 #[test]
 fn every_command_tells_its_flags() {
     for (command, flags) in [
-        (vec![], vec!["serve", "pool", "volume", "snapshot", "try", "--version"]),
+        (vec![], vec!["serve", "pool", "volume", "snapshot", "doctor", "try", "--version"]),
         (
             vec!["serve"],
             vec![
@@ -52,6 +54,7 @@ fn every_command_tells_its_flags() {
         (vec!["snapshot"], vec!["list", "forget"]),
         (vec!["snapshot", "forget"], vec!["--pool", "--root-dir", "<ID>"]),
         (vec!["snapshot", "list"], vec!["--pool", "--config", "--output"]),
+        (vec!["doctor"], vec!["--pool", "--config", "--root-dir", "--endpoint", "--output"]),
         (vec!["try"], vec!["--only"]),
     ] {
         let help = prints(&[command.as_slice(), &["--help"]].concat());

@@ -12,7 +12,7 @@
 mod apply;
 mod observe;
 mod plan;
-mod propagation;
+pub(super) mod propagation;
 mod room;
 mod settle;
 mod unmount;

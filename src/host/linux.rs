@@ -15,6 +15,7 @@ mod format;
 mod layout;
 mod limits;
 mod loops;
+pub mod machine;
 mod managed;
 mod mounts;
 mod nowhere;

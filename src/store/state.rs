@@ -87,6 +87,15 @@ impl StateDir {
         Ok(Self { path, fd })
     }
 
+    /// Opens `<root>/state` to look at it; `None` when no driver has made it.
+    ///
+    /// # Errors
+    /// A system call failed.
+    pub fn find(root: &Path) -> Result<Option<Self>, StoreError> {
+        let path = root.join("state");
+        Ok(marker::open_path(&path)?.map(|fd| Self { path, fd }))
+    }
+
     /// Where it is, for messages.
     pub(super) fn path(&self) -> &Path {
         &self.path

@@ -38,6 +38,8 @@ mod demonstration;
 #[cfg(test)]
 mod disks;
 #[cfg(test)]
+mod doctor;
+#[cfg(test)]
 mod driver;
 #[cfg(test)]
 mod faults;

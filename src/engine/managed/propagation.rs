@@ -12,7 +12,11 @@ const PASSING: [&str; 4] = ["overlay", "tmpfs", "ramfs", "rootfs"];
 
 /// Why a mount at `path` would not last; `None` when it would. Both paths are as the mount table shows them. On a plain
 /// host it does not matter whether `/` is shared.
-pub(super) fn refusal(table: &MountTable, root_dir: &Path, path: &Path) -> Option<String> {
+pub(in crate::engine) fn refusal(
+    table: &MountTable,
+    root_dir: &Path,
+    path: &Path,
+) -> Option<String> {
     let parent = path.parent()?;
     // What the image and the state lie on ends with the container as well, or with the machine's next start.
     let passing = [root_dir, parent].into_iter().filter_map(|place| {

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
+use super::machine::Tool;
 use crate::fault;
 use crate::host::CommandError;
 
@@ -57,6 +58,20 @@ impl Programs {
             xfs_db: Program::find("xfs_db", "xfsprogs"),
             btrfstune: Program::find("btrfstune", "btrfs-progs"),
         }
+    }
+
+    /// All of them.
+    pub(super) const fn all(&self) -> [&Program; 8] {
+        [
+            &self.mke2fs,
+            &self.e2fsck,
+            &self.resize2fs,
+            &self.tune2fs,
+            &self.mkfs_xfs,
+            &self.xfs_db,
+            &self.mkfs_btrfs,
+            &self.btrfstune,
+        ]
     }
 }
 
@@ -152,6 +167,12 @@ impl Program {
             let output = self.output(&["-V"]).ok()?;
             version_in(&printed(&output))
         })
+    }
+
+    /// What there is to say of it.
+    pub(super) fn as_tool(&self) -> Tool {
+        let Self { name, package, path, .. } = self;
+        Tool { name, package, path: path.clone(), version: self.version() }
     }
 
     /// mkfs.btrfs lists this feature; the list is asked for once.
