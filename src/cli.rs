@@ -33,7 +33,7 @@ enum Command {
     /// Make and list pools
     #[command(subcommand)]
     Pool(pool::PoolCommand),
-    /// List, import and describe volumes, and give up what will not come back
+    /// List, show, import, delete and describe volumes, and give up what will not come back
     #[command(subcommand)]
     Volume(Box<volume::VolumeCommand>),
     /// List snapshots, and give up what will not come back

@@ -60,6 +60,7 @@ pub use attach::AttachRequest;
 pub use capacity::{Capacity, CapacityQuery};
 pub use check::{CheckReport, check_pool, check_side_by_side};
 pub use create::Created;
+pub use delete::Deleted;
 pub use delta::Range;
 pub use error::{EngineError, chain};
 pub use expand::Expanded;

@@ -13,6 +13,8 @@ mod doctor;
 mod harness;
 #[path = "cli/metrics.rs"]
 mod metrics;
+#[path = "cli/volumes.rs"]
+mod volumes;
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -47,7 +49,9 @@ fn every_command_tells_its_flags() {
         (vec!["pool", "init"], vec!["--name", "<PATH>"]),
         (vec!["pool", "list"], vec!["--pool", "--config", "--output"]),
         (vec!["pool", "new-uuid"], vec!["<PATH>"]),
-        (vec!["volume"], vec!["list", "import", "manifest", "forget"]),
+        (vec!["volume"], vec!["list", "show", "import", "manifest", "delete", "forget"]),
+        (vec!["volume", "delete"], vec!["<ID>", "--yes", "--endpoint"]),
+        (vec!["volume", "show"], vec!["<VOLUME>", "--pool", "--endpoint", "--output"]),
         (vec!["volume", "manifest"], vec!["<ID>", "--pool", "--node", "--driver-name"]),
         (vec!["volume", "list"], vec!["--pool", "--config", "--output", "--count"]),
         (vec!["volume", "forget"], vec!["--pool", "--root-dir", "<ID>"]),

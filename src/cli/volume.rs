@@ -1,7 +1,9 @@
-//! `orlop volume`: list volumes, import and describe them, and give up what will not come back.
+//! `orlop volume`: list volumes, import, describe and delete them, and give up what will not come back.
 
+mod delete;
 mod import;
 mod manifest;
+mod show;
 
 use std::io::Write;
 
@@ -19,10 +21,14 @@ use crate::volume::VolumeId;
 pub(super) enum VolumeCommand {
     /// List the volumes of the configured pools, also while the daemon is down
     List(VolumeListArgs),
+    /// Show everything about one volume, also while the daemon is down
+    Show(show::ShowArgs),
     /// Make a volume of a directory or disk image, and print the PersistentVolume for it
     Import(import::ImportArgs),
     /// Print the PersistentVolume of a volume, for static provisioning
     Manifest(manifest::ManifestArgs),
+    /// Delete a volume by its onDelete, through the running driver; refused while it is in use
+    Delete(delete::DeleteArgs),
     /// Give up a volume whose pool will not come back, so that Kubernetes can delete it
     Forget(ForgetArgs),
 }
@@ -47,8 +53,10 @@ pub(super) struct ForgetArgs {
 pub(super) fn run(command: &VolumeCommand) -> Result<(), Failure> {
     match command {
         VolumeCommand::List(args) => list(args),
+        VolumeCommand::Show(args) => show::run(args),
         VolumeCommand::Import(args) => import::run(args),
         VolumeCommand::Manifest(args) => manifest::run(args),
+        VolumeCommand::Delete(args) => delete::run(args),
         VolumeCommand::Forget(args) => {
             offline::forget(&args.pools.root_dir, &args.pools.pools()?, &args.id, &args.id.pool)?;
             writeln!(

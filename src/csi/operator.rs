@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::proto::operator::{ImportVolumeRequest, ImportVolumeResponse, operator_server};
+use super::proto::operator::{
+    DeleteVolumeRequest, DeleteVolumeResponse, ImportVolumeRequest, ImportVolumeResponse,
+    operator_server,
+};
 use super::{Claims, Jobs, request, rpc};
 use crate::engine::{Described, Engine};
 
@@ -51,6 +54,28 @@ impl operator_server::Operator for Operator {
             let engine = Arc::clone(&self.engine);
             let imported = self.jobs.change(claims, LANE, move || engine.import(&wanted)).await?;
             Ok(self.reply(&imported))
+        })
+        .await
+    }
+
+    async fn delete_volume(
+        &self,
+        request: Request<DeleteVolumeRequest>,
+    ) -> Result<Response<DeleteVolumeResponse>, Status> {
+        let request = request.into_inner();
+        // CSI has a call of that name, and lines and counts are to tell them apart.
+        rpc::logged("OperatorDeleteVolume", &request.volume_id, async {
+            let id = request::volume_id(&request.volume_id)?;
+            let engine = Arc::clone(&self.engine);
+            let (key, lane) = (id.key.to_string(), id.pool.to_string());
+            let deleted =
+                self.jobs.change(&key, &lane, move || engine.delete_existing(&id)).await?;
+            let kept = deleted.kept.map(|path| path.to_string_lossy().into_owned());
+            Ok(DeleteVolumeResponse {
+                name: deleted.name,
+                on_delete: deleted.on_delete.to_string(),
+                kept: kept.unwrap_or_default(),
+            })
         })
         .await
     }

@@ -2,7 +2,11 @@
 //!
 //! Reading takes no lock and changes nothing, so it works while a daemon runs and on a half-broken node.
 
+mod detail;
+
 use std::path::{Path, PathBuf};
+
+pub use detail::{Place, VolumeDetail, detail};
 
 use super::check::{in_words, lost};
 use super::pools::{new_marker, random};

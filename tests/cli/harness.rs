@@ -199,6 +199,11 @@ impl Daemon {
 
     /// Makes a small directory volume and answers its id.
     pub(crate) fn create(&self, name: &str) -> String {
+        self.create_with(name, &[])
+    }
+
+    /// The same with more parameters.
+    pub(crate) fn create_with(&self, name: &str, more: &[(&str, &str)]) -> String {
         // Who is not root can give files to nobody else.
         let (uid, gid) = (geteuid().to_string(), getegid().to_string());
         let parameters = [("quota", "off"), ("uid", uid.as_str()), ("gid", gid.as_str())];
@@ -209,7 +214,11 @@ impl Daemon {
                 access_type: Some(AccessType::Mount(MountVolume::default())),
                 access_mode: Some(AccessMode { mode: Mode::SingleNodeWriter.into() }),
             }],
-            parameters: parameters.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+            parameters: parameters
+                .iter()
+                .chain(more)
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
             ..CreateVolumeRequest::default()
         };
         self.call(async |channel| {

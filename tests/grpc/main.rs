@@ -38,6 +38,8 @@ mod metrics;
 #[cfg(test)]
 mod modes;
 #[cfg(test)]
+mod operator;
+#[cfg(test)]
 mod orphans;
 #[cfg(test)]
 mod overcommit;

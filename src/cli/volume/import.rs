@@ -1,16 +1,15 @@
 //! `orlop volume import`: through the driver that has the pools open, or without one.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use tonic::Code;
 use tonic::transport::Channel;
 
 use super::manifest::{KubernetesArgs, Manifest};
 use crate::cli::config::PoolArgs;
-use crate::cli::dial::dial;
+use crate::cli::dial::{driver_at, refusal};
 use crate::cli::{Failure, create};
 use crate::csi::Endpoint;
 use crate::csi::proto::operator::operator_client::OperatorClient;
@@ -106,7 +105,7 @@ impl ImportArgs {
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let reply = runtime.block_on(async {
-            let channel = connected(endpoint.path()).await?;
+            let channel = driver_at(endpoint.path()).await?;
             call(channel, message).await
         })?;
         let topology = own.unwrap_or_else(|| reply.topology.clone().into_iter().collect());
@@ -155,31 +154,10 @@ impl ImportArgs {
     }
 }
 
-async fn connected(socket: &Path) -> Result<Channel, Failure> {
-    dial(socket.to_owned(), None).await.map_err(|error| {
-        format!(
-            "no driver answers at {} ({}); give the endpoint of the running one, or none when it is stopped (unset ORLOP_ENDPOINT and CSI_ENDPOINT)",
-            socket.display(),
-            crate::engine::chain(&error)
-        )
-        .into()
-    })
-}
-
 async fn call(
     channel: Channel,
     message: ImportVolumeRequest,
 ) -> Result<ImportVolumeResponse, Failure> {
-    match OperatorClient::new(channel).import_volume(message).await {
-        Ok(reply) => Ok(reply.into_inner()),
-        Err(status) if status.code() == Code::Unimplemented => {
-            Err("the driver is of a release that imports nothing; update it, or stop it and give no endpoint".into())
-        }
-        Err(status) if std::error::Error::source(&status).is_some() => Err(format!(
-            "the driver hung up in the middle ({}); repeat the command when it runs again",
-            status.message()
-        )
-        .into()),
-        Err(status) => Err(format!("{:?}: {}", status.code(), status.message()).into()),
-    }
+    let answer = OperatorClient::new(channel).import_volume(message).await;
+    Ok(answer.map_err(|status| refusal(&status))?.into_inner())
 }
