@@ -2,6 +2,7 @@
 //!
 //! Must not: do what the engine does. Commands that only read work while the daemon runs and while it is down.
 
+mod complete;
 mod config;
 mod create;
 mod dial;
@@ -43,6 +44,11 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Show on this machine what the driver does, and leave nothing behind
     Try(try_run::TryArgs),
+    /// Print what a shell needs to complete commands and flags
+    Completions(complete::CompletionsArgs),
+    /// Write the manual pages to a directory
+    #[command(hide = true)]
+    Man(complete::ManArgs),
 }
 
 /// What a command ends with when it fails; printed with its causes.
@@ -60,6 +66,8 @@ pub fn run() -> ExitCode {
         Command::Volume(command) => volume::run(&command),
         Command::Snapshot(command) => snapshot::run(&command),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Completions(args) => complete::completions(&args),
+        Command::Man(args) => complete::man(&args),
         Command::Try(args) => try_run::run(&args),
     };
     match result {

@@ -7,6 +7,8 @@
     reason = "a test says what is wrong by panicking, runs the program that it tests, and keeps its own files"
 )]
 
+#[path = "cli/complete.rs"]
+mod complete;
 #[path = "cli/doctor.rs"]
 mod doctor;
 #[path = "cli/harness.rs"]

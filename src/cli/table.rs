@@ -1,6 +1,7 @@
 //! Aligned tables for people, JSON for programs.
 
-use std::io::{self, Write};
+use std::ffi::OsStr;
+use std::io::{self, IsTerminal as _, Write};
 
 use clap::ValueEnum;
 use serde_json::json;
@@ -29,12 +30,32 @@ pub(super) fn print(heading: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
         .collect();
     let heading: Vec<String> = heading.iter().map(|&name| name.to_owned()).collect();
     let mut out = io::stdout().lock();
+    let colours = has_colours(out.is_terminal(), std::env::var_os("NO_COLOR").as_deref());
     for row in std::iter::once(&heading).chain(rows) {
-        let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
+        let cells = row.iter().zip(&widths).map(|(cell, &width)| {
+            let padded = format!("{cell:width$}");
+            if colours { painted(cell, padded) } else { padded }
+        });
         let line = cells.collect::<Vec<_>>().join("  ");
         writeln!(out, "{}", line.trim_end())?;
     }
     out.flush()
+}
+
+/// Colours are for a terminal whose user has not said otherwise (no-color.org).
+fn has_colours(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
+    is_terminal && no_color.is_none_or(OsStr::is_empty)
+}
+
+/// A verdict in its colour; anything else as it is.
+fn painted(cell: &str, padded: String) -> String {
+    let colour = match cell {
+        "pass" => 32,
+        "warn" => 33,
+        "fail" => 31,
+        _ => return padded,
+    };
+    format!("\x1b[{colour}m{padded}\x1b[0m")
 }
 
 /// Prints a JSON value.
@@ -64,4 +85,17 @@ pub(super) fn copy_json(copy: &CopyLine) -> serde_json::Value {
         "doneBytes": copy.progress.done_bytes,
         "totalBytes": copy.progress.total_bytes,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_for_terminals() {
+        assert!(has_colours(true, None) && has_colours(true, Some(OsStr::new(""))));
+        assert!(!has_colours(false, None) && !has_colours(true, Some(OsStr::new("1"))));
+        assert_eq!(painted("fail", "fail  ".to_owned()), "\x1b[31mfail  \x1b[0m");
+        assert_eq!(painted("ready", "ready".to_owned()), "ready");
+    }
 }

@@ -85,6 +85,8 @@ mod random;
 #[cfg(test)]
 mod restarts;
 #[cfg(test)]
+mod shown;
+#[cfg(test)]
 mod snapshot_faults;
 #[cfg(test)]
 mod snapshots;

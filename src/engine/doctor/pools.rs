@@ -52,6 +52,18 @@ pub(super) struct Here {
     pub(super) newest: Option<Timestamp>,
 }
 
+impl PoolSight {
+    /// Whose volumes are its own, as far as that is known.
+    pub(super) fn identities(&self) -> Vec<&PoolUuid> {
+        match &self.state {
+            PoolState::Here(here) => here.line.uuid.iter().collect(),
+            PoolState::Gone(known) => vec![known],
+            PoolState::Another { found, known } => vec![found, known],
+            PoolState::NotMade | PoolState::Foreign(_) | PoolState::Unreadable(_) => Vec::new(),
+        }
+    }
+}
+
 pub(super) fn look(patient: &Patient, host: &dyn Host) -> Vec<PoolSight> {
     let state = StateDir::find(&patient.root_dir).ok().flatten();
     let lines = offline::pools(&patient.pools);

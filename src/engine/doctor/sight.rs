@@ -15,7 +15,7 @@ use crate::host::linux::LinuxHost;
 use crate::host::linux::machine::Machine;
 use crate::host::{DeviceNumber, Host, LoopStatus, MountTable};
 use crate::store::StateDir;
-use crate::volume::VolumeId;
+use crate::volume::{PoolTag, PoolUuid, VolumeId};
 
 /// Everything that is judged.
 #[derive(Debug, Clone)]
@@ -65,10 +65,13 @@ pub(super) fn look(patient: &Patient, host: &LinuxHost) -> Sight {
     let table = host.mounts().ok();
     let place = |path: &Path| place(path, table.as_ref());
     let words = |error: &dyn std::error::Error| chain(error);
+    let pools = pools::look(patient, host);
+    let tags: BTreeSet<PoolTag> =
+        pools.iter().flat_map(PoolSight::identities).map(PoolUuid::tag).collect();
     Sight {
         machine: host.machine(),
-        pools: pools::look(patient, host),
-        idle_loops: idle_loops(host).map_err(|error| words(&error)),
+        idle_loops: idle_loops(host, &tags).map_err(|error| words(&error)),
+        pools,
         kubelet: place(&patient.kubelet_dir),
         root: place(&patient.root_dir),
         passing: passing(patient, table.as_ref()),
@@ -100,8 +103,12 @@ fn passing(patient: &Patient, table: Option<&MountTable>) -> Vec<(String, String
     managed.filter_map(refusal).collect()
 }
 
-/// Loop devices of volumes that nothing shows, neither as a filesystem nor as a device.
-fn idle_loops(host: &dyn Host) -> Result<Vec<(u32, String)>, EngineError> {
+/// Loop devices of volumes of these pools that nothing shows, neither as a filesystem nor as a device. Those of other pools
+/// are another driver's.
+fn idle_loops(
+    host: &dyn Host,
+    pools: &BTreeSet<PoolTag>,
+) -> Result<Vec<(u32, String)>, EngineError> {
     let loops = host.loops()?;
     let (mut tables, _all) = host.mounts_in_sight()?;
     tables.push(host.mounts()?);
@@ -115,7 +122,8 @@ fn idle_loops(host: &dyn Host) -> Result<Vec<(u32, String)>, EngineError> {
         loops.iter().filter_map(|status| status.backing_device).collect();
     used.extend(below.iter().filter_map(|device| device.loop_number()));
     let idle = |status: &LoopStatus| {
-        status.label.parse::<VolumeId>().is_ok() && !used.contains(&status.number)
+        let volume = status.label.parse::<VolumeId>();
+        volume.is_ok_and(|id| pools.contains(&id.pool)) && !used.contains(&status.number)
     };
     Ok(loops.into_iter().filter(idle).map(|status| (status.number, status.label)).collect())
 }
