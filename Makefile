@@ -20,6 +20,7 @@ test: root ## Run every test, with real mounts and loop devices, and csi-sanity 
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
 	ORLOP_REQUIRE_ROOT=1 cargo test --locked
+	tests/monitoring.sh
 	cargo build --release --locked
 	cd csi-sanity && go vet ./...
 	cd csi-sanity && ORLOP_BIN=$(BUILT)/release/orlop go test -v -count=1 -timeout=60m ./...

@@ -72,6 +72,38 @@ fn the_table_of_metrics_is_the_code_s() {
     assert_eq!(documented, known, "the table should be:\n{}", printed.join("\n"));
 }
 
+/// The words of a text that begin like a metric of ours.
+fn metrics_in(text: &str) -> Vec<&str> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    words.filter(|word| word.starts_with("orlop_")).collect()
+}
+
+#[test]
+fn alerts_and_the_dashboard_name_metrics_that_exist() {
+    let ends: [&str; 4] = ["", "_bucket", "_sum", "_count"];
+    let known: Vec<String> = ALL
+        .iter()
+        .flat_map(|metric| ends.map(|end| format!("{}{end}", metric.full_name())))
+        .collect();
+    for file in ["alerts.yaml", "alerts.test.yaml", "dashboard.json"] {
+        let text = read(&format!("deploy/monitoring/{file}"));
+        let named = metrics_in(&text);
+        assert!(named.len() > 5, "{file}: the search is broken");
+        for name in named {
+            assert!(known.iter().any(|known| known == name), "{file} names {name}");
+        }
+    }
+    let dashboard =
+        serde_json::from_str::<serde_json::Value>(&read("deploy/monitoring/dashboard.json"));
+    assert!(dashboard.is_ok_and(|dashboard| dashboard["panels"].is_array()));
+    let reasons: Vec<&str> = HEALTH.iter().map(|row| row.reason).collect();
+    let alerts = read("deploy/monitoring/alerts.yaml");
+    let pattern = alerts.split("reason=~\"").nth(1).and_then(|rest| rest.split('"').next());
+    for reason in pattern.expect("an alert names conditions").split('|') {
+        assert!(reasons.contains(&reason), "{reason} is no condition");
+    }
+}
+
 #[test]
 fn reasons_of_clean_ups_and_recoveries_are_documented() {
     let text = read("docs/metrics.md");
