@@ -15,6 +15,7 @@
 use super::{Engine, EngineError, chain};
 use crate::fault;
 use crate::host::{DeviceNumber, FileIdentity, HostError, LoopStatus, MountEntry, MountTable};
+use crate::telemetry::{self, Reason};
 use crate::volume::VolumeId;
 
 /// The raw-block loop devices of a volume.
@@ -178,6 +179,7 @@ impl Engine {
         let devices = self.detach_devices_of(id, Some(image))?;
         for number in &devices.detached {
             tracing::info!(volume = %id, device = number, "loop device detached: its volume was unstaged, and nobody has it");
+            telemetry::cleanup(Reason::LoopDevice);
         }
         if devices.used.is_empty() || devices.shown {
             self.state.unmark_unstaged(id)?;
