@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help try test soak vm power bench lint build root
+.PHONY: help try test soak vm power lint build image manifests root
 
 # Tools that are installed by hand; sudo drops them from the path.
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
@@ -24,6 +25,8 @@ test: root ## Run every test, with real mounts and loop devices, and csi-sanity 
 	cargo build --release --locked
 	cd csi-sanity && go vet ./...
 	cd csi-sanity && ORLOP_BIN=$(BUILT)/release/orlop go test -v -count=1 -timeout=60m ./...
+	cd tests/deploy && go vet ./...
+	cd tests/deploy && ORLOP_BIN=$(BUILT)/release/orlop go test -v -count=1 ./...
 
 soak: root ## Kill a driver under random calls, ORLOP_SOAK (20) times as long as the tests do, then cut its power 300 times
 	@tests/setup.sh try
@@ -52,6 +55,14 @@ lint: ## Check the format and the lints
 build: ## Build the release binary
 	@tests/setup.sh build
 	cargo build --release --locked
+
+image: root ## Build the container image, without a registry, into target/image/orlop.tar (as root)
+	@tests/setup.sh image
+	deploy/image/build.sh
+
+manifests: ## Render deploy/manifests from the Helm chart
+	@tests/setup.sh deploy
+	deploy/manifests/render.sh
 
 # What must not be skipped must not pass either.
 root:

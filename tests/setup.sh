@@ -5,6 +5,8 @@
 #   tests/setup.sh          all of it
 #   tests/setup.sh build    what `make build` and `make lint` need
 #   tests/setup.sh try      what `make try` needs: the above, and filesystems
+#   tests/setup.sh deploy   what `make manifests` needs
+#   tests/setup.sh image    what `make image` needs
 #   tests/setup.sh vm       what `make vm` and `make power` need: the first, filesystems, and what boots a virtual machine
 set -euo pipefail
 
@@ -15,9 +17,9 @@ export PATH
 
 level=${1:-test}
 case $level in
-build | try | test | vm) ;;
+build | try | test | vm | deploy | image) ;;
 *)
-    echo "usage: tests/setup.sh [build|try|test|vm]" >&2
+    echo "usage: tests/setup.sh [build|try|test|vm|deploy|image]" >&2
     exit 2
     ;;
 esac
@@ -112,7 +114,7 @@ check_go() {
     fi
     local remedy="install Go $wanted or later from https://go.dev/dl/ into /usr/local/go"
     if ! has go; then
-        problems+=("Go is missing (csi-sanity needs it); $remedy")
+        problems+=("Go is missing (csi-sanity and the tests of deploy/ need it); $remedy")
         return
     fi
     have=$(go_version) || have=
@@ -130,8 +132,27 @@ check_loop() {
     problems+=("/dev/loop-control is not there, so there are no loop devices: sudo modprobe loop (in a container: run it privileged, with the host's /dev)")
 }
 
+# Says what is missing and could not be installed.
+report() {
+    [ ${#problems[@]} -gt 0 ] || return 0
+    echo "This machine is not ready:" >&2
+    printf '  %s\n' "${problems[@]}" >&2
+    exit 1
+}
+
+if [ "$level" = deploy ]; then
+    check_go
+    report
+    exit
+fi
 need cc build-essential
-if [ "$level" != build ]; then
+if [ "$level" = image ]; then
+    need mmdebstrap mmdebstrap
+    need buildah buildah
+    need unshare util-linux
+    # The keys of Debian's packages, on Ubuntu.
+    [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || packages+=(debian-archive-keyring)
+elif [ "$level" != build ]; then
     need mke2fs e2fsprogs
     need e2fsck e2fsprogs
     need resize2fs e2fsprogs
@@ -158,15 +179,11 @@ fi
 install_packages
 check_rust
 # The guest has loop devices of its own.
-if [ "$level" != build ] && [ "$level" != vm ]; then
+if [ "$level" = try ] || [ "$level" = test ]; then
     check_loop
 fi
 if [ "$level" = test ]; then
     check_go
 fi
 
-if [ ${#problems[@]} -gt 0 ]; then
-    echo "This machine is not ready:" >&2
-    printf '  %s\n' "${problems[@]}" >&2
-    exit 1
-fi
+report

@@ -2,7 +2,6 @@
 {{- define "orlop.labels" -}}
 {{ include "orlop.selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
 {{/* Labels that find the pods. */}}
