@@ -20,6 +20,7 @@ mod create;
 mod delete;
 mod delta;
 pub mod doctor;
+mod elsewhere;
 mod error;
 mod expand;
 mod figures;

@@ -110,7 +110,7 @@ impl Engine {
     /// What new volumes of a class can have here.
     ///
     /// # Errors
-    /// The class names a pool that this node does not have or that is away, or the filesystem cannot be asked.
+    /// The class is wrong, or the filesystem cannot be asked.
     pub fn capacity(&self, query: &CapacityQuery) -> Result<Capacity, EngineError> {
         let parameters = &query.parameters;
         let filesystem = if query.block {
@@ -134,8 +134,10 @@ impl Engine {
         if elsewhere || impossible {
             return Ok(capacity);
         }
+        // A pool that this node does not have, or that is away, is no error: the scheduler must know that nothing is here.
+        let Ok(pools) = self.pools.chosen(&parameters.pool) else { return Ok(capacity) };
         let has_choice = self.pools.has_choice(&parameters.pool);
-        for pool in self.pools.chosen(&parameters.pool)? {
+        for pool in pools {
             // Nothing can be had of one that does not answer, or takes no writes.
             let Some(_visit) = pool.enter(has_choice) else { continue };
             if pool.check_writable().is_err() {

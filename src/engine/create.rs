@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::capacity::no_room;
+use super::elsewhere::lacking;
 use super::open_pool::OpenPool;
 use super::snapshot::{generation, now};
 use super::source::Origin;
@@ -62,13 +63,18 @@ impl Engine {
     /// # Errors
     /// See [`EngineError`]; no volume exists then that did not before.
     pub fn create(&self, spec: &CreateSpec) -> Result<Created, EngineError> {
-        if let Some(existing) = self.find_by_name(&spec.key, &spec.parameters.pool)? {
+        let found = self.find_by_name(&spec.key, &spec.parameters.pool);
+        // Not when its pool is away: the volume may be in it.
+        let has_pool = self.pools.has(&spec.parameters.pool);
+        let found = found.map_err(|e| if has_pool { e } else { lacking(spec, e) })?;
+        if let Some(existing) = found {
             check_same(spec, existing.volume())?;
             refuse_unfinished(&existing)?;
             return Ok(Created { id: existing.id(), size: existing.volume().size, existed: true });
         }
         self.check_requisite(&spec.requisite)?;
-        let origin = spec.source.as_ref().map(|source| self.origin(source)).transpose()?;
+        let origin = spec.source.as_ref().map(|source| self.origin(source)).transpose();
+        let origin = origin.map_err(|error| self.lacking_source(spec, error))?;
         let plan = match &origin {
             None => plan(spec)?,
             Some(origin) => self.plan_copy(spec, origin)?,
@@ -142,10 +148,10 @@ impl Engine {
                 continue;
             };
             if let Err(error) = self.check_pool(&pool, spec, plan.resolved) {
-                refusal = Some(error);
+                refusal = Some(lacking(spec, error));
                 continue;
             }
-            let usable = pool.check_writable();
+            let usable = pool.check_writable().map_err(|error| lacking(spec, error));
             match usable.and_then(|()| Ok(pool.room(plan.resolved.allocation(), &*self.host)?)) {
                 Ok(room) => {
                     let is_beside = origin.is_some_and(|origin| origin.pool.tag() == pool.tag());

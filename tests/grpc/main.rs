@@ -14,6 +14,8 @@ mod concurrency;
 #[cfg(test)]
 mod driver;
 #[cfg(test)]
+mod elsewhere;
+#[cfg(test)]
 mod health;
 #[cfg(test)]
 mod health_of_pools;

@@ -59,6 +59,19 @@ pub(crate) struct Create {
     pub(crate) parameters: Vec<(&'static str, &'static str)>,
 }
 
+impl Create {
+    pub(crate) fn request(&self) -> CreateVolumeRequest {
+        let parameters = self.parameters.iter();
+        CreateVolumeRequest {
+            name: self.name.clone(),
+            capacity_range: Some(range(self.bytes)),
+            volume_capabilities: vec![self.capability.clone()],
+            parameters: parameters.map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            ..CreateVolumeRequest::default()
+        }
+    }
+}
+
 /// One connection to the driver.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -98,14 +111,11 @@ impl Client {
     }
 
     pub(crate) fn create(&self, create: &Create) -> Result<Volume, Status> {
-        let parameters = create.parameters.iter();
-        let request = CreateVolumeRequest {
-            name: create.name.clone(),
-            capacity_range: Some(range(create.bytes)),
-            volume_capabilities: vec![create.capability.clone()],
-            parameters: parameters.map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
-            ..CreateVolumeRequest::default()
-        };
+        self.create_as(create.request())
+    }
+
+    /// The same with more in the request.
+    pub(crate) fn create_as(&self, request: CreateVolumeRequest) -> Result<Volume, Status> {
         let reply = self.runtime.block_on(self.controller().create_volume(request))?;
         Ok(reply.into_inner().volume.unwrap())
     }

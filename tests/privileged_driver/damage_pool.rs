@@ -7,8 +7,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use orlop::csi::proto::GetCapacityRequest;
 use orlop::csi::proto::volume_capability::access_mode::Mode;
+use orlop::csi::proto::{GetCapacityRequest, Topology, TopologyRequirement};
 use tonic::Code;
 
 use crate::client::Create;
@@ -105,6 +105,12 @@ fn capacity(driver: &Driver, pool: &str) -> i64 {
     reply.unwrap().into_inner().available_capacity
 }
 
+/// The topology of this node, as external-provisioner asks for it.
+fn here() -> TopologyRequirement {
+    let segments = [("topology.orlop.csi.local/node".to_owned(), "n1".to_owned())].into();
+    TopologyRequirement { requisite: vec![Topology { segments }], preferred: Vec::new() }
+}
+
 /// A request that may go anywhere goes to q, although there is more room in p.
 fn any_goes_to_the_other(driver: &mut Driver, id: &str) {
     let made = driver.client.create(&small("any", None)).unwrap().volume_id;
@@ -131,6 +137,11 @@ fn a_pool_that_is_read_only_is_told_and_passed_by() {
             let refused = driver.client.create(&small("named", Some("p"))).unwrap_err();
             assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
             assert!(refused.message().contains("mount it for writing again"), "{refused:?}");
+            // Where the claim may go to another node it is told to.
+            let mut anywhere = small("named", Some("p")).request();
+            anywhere.accessibility_requirements = Some(here());
+            let refused = driver.client.create_as(anywhere).unwrap_err();
+            assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
             any_goes_to_the_other(&mut driver, &life.id);
             lives(&mut driver, in_pool(sandbox, "q", "other"));
             // What is there can be read, and shown again to who has it.
