@@ -60,9 +60,10 @@ image: root ## Build the container image, without a registry, into target/image/
 	@tests/setup.sh image
 	deploy/image/build.sh
 
-manifests: ## Render deploy/manifests from the Helm chart
+manifests: ## Render deploy/manifests, and the table of values in deploy/README.md, from the Helm chart
 	@tests/setup.sh deploy
 	deploy/manifests/render.sh
+	cd tests/deploy && go test -count=1 -run TheTableOfValues . -update
 
 # What must not be skipped must not pass either.
 root:

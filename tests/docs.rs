@@ -168,8 +168,16 @@ fn every_command_that_a_document_or_an_error_names_exists() {
     };
     assert!(!help(&["no-such-command"]), "an unknown command must fail, or this test cannot");
     let mut named = 0;
-    let mut texts = vec![read("README.md"), read("SEMANTICS.md"), read("ARCHITECTURE.md")];
-    for file in ["src/engine/pools.rs", "src/engine/offline.rs", "src/store/error.rs"] {
+    let mut texts = Vec::new();
+    for file in [
+        "README.md",
+        "SEMANTICS.md",
+        "ARCHITECTURE.md",
+        "deploy/README.md",
+        "src/engine/pools.rs",
+        "src/engine/offline.rs",
+        "src/store/error.rs",
+    ] {
         texts.push(read(file));
     }
     for text in texts {
