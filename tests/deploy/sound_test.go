@@ -180,11 +180,11 @@ func checkShape(t *testing.T, pod core.PodSpec, driver string) {
 	if !has("csi-provisioner", "--node-deployment") || !has("csi-provisioner", "--enable-capacity") {
 		t.Errorf("csi-provisioner has %v", containers["csi-provisioner"].Args)
 	}
-	if !has("csi-resizer", "--leader-election") || has("csi-resizer", "--feature-gates=VolumeAttributesClass=false") == isSingle {
+	if has("csi-resizer", "--leader-election") == isSingle || has("csi-resizer", "--feature-gates=VolumeAttributesClass=false") == isSingle {
 		t.Errorf("csi-resizer has %v", containers["csi-resizer"].Args)
 	}
 	if _, there := containers["csi-snapshotter"]; there {
-		if has("csi-snapshotter", "--node-deployment") == isSingle || has("csi-snapshotter", "--leader-election") != isSingle {
+		if has("csi-snapshotter", "--node-deployment") == isSingle || has("csi-snapshotter", "--leader-election") {
 			t.Errorf("csi-snapshotter has %v", containers["csi-snapshotter"].Args)
 		}
 	}

@@ -67,9 +67,7 @@ resources:
   args:
     - --v=2
     - --csi-address=/csi/csi.sock
-    {{- if include "orlop.isSingle" . }}
-    - --leader-election
-    {{- else }}
+    {{- if not (include "orlop.isSingle" .) }}
     # Each node takes its own snapshots: those that snapshot-controller has labelled with its name.
     - --node-deployment
     {{- end }}
@@ -97,9 +95,11 @@ resources:
   args:
     - --v=2
     - --csi-address=/csi/csi.sock
-    # One of them works, for all nodes.
-    - --leader-election
     {{- if not (include "orlop.isSingle" .) }}
+    # One of them works, for all nodes; an API server that is slow for a while is no reason for another one.
+    - --leader-election
+    - --leader-election-lease-duration=30s
+    - --leader-election-renew-deadline=20s
     # It would ask the driver beside it, which has only its own node's volumes.
     - --feature-gates=VolumeAttributesClass=false
     {{- end }}
