@@ -5,8 +5,9 @@
 //!
 //! Must not: say so where this node may have the volume already, in a pool that is away.
 
+use super::pools::Pools;
 use super::{Engine, EngineError};
-use crate::volume::{CreateSpec, PoolTag, Source};
+use crate::volume::{CreateSpec, PoolChoice, PoolTag, Source};
 
 /// What this node lacks for a new volume, as the caller is told.
 pub(super) fn lacking(spec: &CreateSpec, error: EngineError) -> EngineError {
@@ -15,6 +16,16 @@ pub(super) fn lacking(spec: &CreateSpec, error: EngineError) -> EngineError {
         return error;
     }
     EngineError::NoSpace(format!("{error}; another node may have it"))
+}
+
+impl Pools {
+    /// This node is configured with what is chosen.
+    pub(super) fn has(&self, choice: &PoolChoice) -> bool {
+        match choice {
+            PoolChoice::Any => true,
+            PoolChoice::Named(name) => self.names().any(|one| one == name),
+        }
+    }
 }
 
 impl Engine {

@@ -348,14 +348,6 @@ impl Pools {
         Ok(vec![self.by_tag(&pool.tag())?])
     }
 
-    /// This node is configured with what is chosen.
-    pub(super) fn has(&self, choice: &PoolChoice) -> bool {
-        match choice {
-            PoolChoice::Any => true,
-            PoolChoice::Named(name) => self.names().any(|one| one == name),
-        }
-    }
-
     /// Requests with that choice can go to one of several pools.
     pub(super) fn has_choice(&self, choice: &PoolChoice) -> bool {
         *choice == PoolChoice::Any && self.slots.len() > 1

@@ -23,6 +23,7 @@ var values = map[string][]string{
 	"MicroK8s":   {"kubeletDir=/var/snap/microk8s/common/var/lib/kubelet", "shape=single-node"},
 	"pools":      {"pools[0].name=disk", "pools[0].create.device=/dev/disk/by-id/nvme-1", "pools[0].create.filesystem=btrfs", "pools[1].name=plain", "pools[1].path=/srv/orlop", "pools[1].reserve=5%", "pools[1].overcommit=2", "pools[2].name=own", "pools[2].path=/srv/own", "pools[2].create.size=10GiB", "pools[2].create.filesystem=xfs", "pools[2].create.sparse=true", "initPools=true"},
 	"placement":  {"nodeSelector.disk=fast", "tolerations[0].key=dedicated", "tolerations[0].operator=Exists", "maxUnavailable=10%", "priorityClassName=high", "resources.limits.memory=256Mi"},
+	"metrics":    {"metrics.enabled=true", "metrics.host=[::]", "podMonitor.enabled=true", "podMonitor.labels.release=prometheus"},
 	"no inline":  {"inlineVolumes=false", "driverName=disks.example.com", "rootDir=/data/orlop"},
 }
 
@@ -115,7 +116,10 @@ func TestAWrongValueIsNamed(t *testing.T) {
 		{"sidecars.provisioner.image=csi-provisioner", "/sidecars/provisioner/image"},
 		{"sidecars.provisioner.workers=0", "/sidecars/provisioner/workers"},
 		{"snapshots.deletionPolicy=Keep", "'Delete', 'Retain'"},
+		{"metrics.port=9808", "/metrics/port"},
+		{"metrics.host=node", "/metrics/host"},
 		// Each right by itself.
+		{"podMonitor.enabled=true", "needs metrics.enabled=true"},
 		{"snapshots.groups=true", "group snapshots on many nodes"},
 		{"shape=single-node,snapshots.groups=true", "needs snapshots.enabled=true"},
 		{"defaultStorageClass=fast", "is none of storageClasses (orlop-hostpath, orlop-loop)"},

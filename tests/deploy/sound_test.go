@@ -1,10 +1,12 @@
 package deploy
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
 
+	monitoring "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	apps "k8s.io/api/apps/v1"
 	core "k8s.io/api/core/v1"
 	rbac "k8s.io/api/rbac/v1"
@@ -22,6 +24,10 @@ func checkObjects(t *testing.T, objects []runtime.Object) {
 	pod := set.Spec.Template.Spec
 	checkPod(t, pod)
 	checkSelector(t, set.Spec.Selector, set.Spec.Template.Labels)
+	for _, monitor := range all[*monitoring.PodMonitor](objects) {
+		checkSelector(t, &monitor.Spec.Selector, set.Spec.Template.Labels)
+		checkMetrics(t, pod, monitor.Spec.PodMetricsEndpoints)
+	}
 	checkRights(t, objects, pod.ServiceAccountName)
 
 	driver := the[*storage.CSIDriver](t, objects)
@@ -59,6 +65,25 @@ func checkSelector(t *testing.T, selector *meta.LabelSelector, own map[string]st
 	}
 	if matches.Empty() || !matches.Matches(labels.Set(own)) {
 		t.Errorf("the selector %s does not find pods with %v", matches, own)
+	}
+}
+
+// checkMetrics looks whether the driver listens where it is scraped.
+func checkMetrics(t *testing.T, pod core.PodSpec, endpoints []monitoring.PodMetricsEndpoint) {
+	t.Helper()
+	driver := pod.Containers[0]
+	if len(endpoints) != 1 || endpoints[0].Port == nil {
+		t.Fatalf("it scrapes %+v", endpoints)
+	}
+	at := slices.IndexFunc(driver.Ports, func(p core.ContainerPort) bool { return p.Name == *endpoints[0].Port })
+	if at < 0 {
+		t.Fatalf("%s has no port %s", driver.Name, *endpoints[0].Port)
+	}
+	listens := slices.ContainsFunc(driver.Env, func(e core.EnvVar) bool {
+		return e.Name == "ORLOP_METRICS_ADDRESS" && strings.HasSuffix(e.Value, fmt.Sprintf(":%d", driver.Ports[at].ContainerPort))
+	})
+	if !listens {
+		t.Errorf("%s does not listen at port %d", driver.Name, driver.Ports[at].ContainerPort)
 	}
 }
 

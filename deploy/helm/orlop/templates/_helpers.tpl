@@ -29,6 +29,9 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- if and $single (not .Values.nodeSelector) (gt (len ((lookup "v1" "Node" "" "").items | default list)) 1) }}
 {{- fail "shape: this cluster has more than one node; set it to many-nodes, or choose the one node with nodeSelector" }}
 {{- end }}
+{{- if and .Values.podMonitor.enabled (not .Values.metrics.enabled) }}
+{{- fail "podMonitor.enabled needs metrics.enabled=true" }}
+{{- end }}
 {{- $names := list }}
 {{- range .Values.storageClasses }}{{ $names = append $names .name }}{{ end }}
 {{- with .Values.defaultStorageClass }}
