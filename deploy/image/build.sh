@@ -21,6 +21,7 @@ if [ -z "$binary" ]; then
     binary=${CARGO_TARGET_DIR:-target}/release/orlop
 fi
 
+[ "$(id -u)" -eq 0 ] || { echo "build.sh: it makes a root of Debian and mounts in it: run it as root" >&2; exit 1; }
 work=$(mktemp -d "${TMPDIR:-/tmp}/orlop-image.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 mmdebstrap --quiet --variant=minbase --dpkgopt=force-unsafe-io --include=e2fsprogs,xfsprogs,btrfs-progs \
