@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -77,13 +78,18 @@ func TestTheDriverReadsItsConfiguration(t *testing.T) {
 	}
 }
 
-// Pools that lie elsewhere on the host are there in the container.
-func TestPoolsOfTheHostAreMounted(t *testing.T) {
+// What the driver works on is the host's, pools that lie elsewhere too.
+func TestWhatIsTheHostSIsMounted(t *testing.T) {
 	container := driverOf(t, mustDecode(t, render(t, values["pools"]...)))
 	propagation := map[string]core.MountPropagationMode{}
 	for _, mount := range container.VolumeMounts {
 		if mount.MountPropagation != nil {
 			propagation[mount.MountPath] = *mount.MountPropagation
+		}
+	}
+	for _, path := range []string{"/dev", "/sys"} {
+		if !slices.ContainsFunc(container.VolumeMounts, func(m core.VolumeMount) bool { return m.MountPath == path && !m.ReadOnly }) {
+			t.Errorf("%s is not mounted for writing", path)
 		}
 	}
 	for path, wanted := range map[string]core.MountPropagationMode{
