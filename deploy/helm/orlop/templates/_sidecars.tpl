@@ -71,7 +71,9 @@ resources:
     # Each node takes its own snapshots: those that snapshot-controller has labelled with its name.
     - --node-deployment
     {{- end }}
-    - --feature-gates=CSIVolumeGroupSnapshot={{ .Values.snapshots.groups }}
+    {{- if not .Values.snapshots.groups }}
+    - --feature-gates=CSIVolumeGroupSnapshot=false
+    {{- end }}
     - --extra-create-metadata
     - --timeout={{ .Values.timeout }}
     - --worker-threads={{ .Values.sidecars.snapshotter.workers }}
