@@ -5,6 +5,7 @@
 #   tests/setup.sh          all of it
 #   tests/setup.sh build    what `make build` and `make lint` need
 #   tests/setup.sh try      what `make try` needs: the above, and filesystems
+#   tests/setup.sh e2e      what `make e2e` needs: the first, and what runs containers and builds images
 #   tests/setup.sh deploy   what `make manifests` needs
 #   tests/setup.sh image    what `make image` needs
 #   tests/setup.sh vm       what `make vm` and `make power` need: the first, filesystems, and what boots a virtual machine
@@ -17,9 +18,9 @@ export PATH
 
 level=${1:-test}
 case $level in
-build | try | test | vm | deploy | image) ;;
+build | try | test | e2e | vm | deploy | image) ;;
 *)
-    echo "usage: tests/setup.sh [build|try|test|vm|deploy|image]" >&2
+    echo "usage: tests/setup.sh [build|try|test|e2e|vm|deploy|image]" >&2
     exit 2
     ;;
 esac
@@ -146,7 +147,7 @@ if [ "$level" = deploy ]; then
     exit
 fi
 need cc build-essential
-if [ "$level" = image ]; then
+if [ "$level" = image ] || [ "$level" = e2e ]; then
     need mmdebstrap mmdebstrap
     need buildah buildah
     need unshare util-linux
@@ -172,6 +173,20 @@ if [ "$level" = vm ]; then
         packages+=(busybox-static)
     fi
 fi
+if [ "$level" = e2e ]; then
+    need containerd containerd
+    need runc runc
+    need /usr/lib/cni/bridge containernetworking-plugins
+    need ip iproute2
+    need nsenter util-linux
+    need losetup mount
+    need chattr e2fsprogs
+    need pgrep procps
+    # Images have no libraries.
+    if ! [ -x /bin/busybox ] || ldd /bin/busybox >/dev/null 2>&1; then
+        packages+=(busybox-static)
+    fi
+fi
 # rustup and Go fetch over TLS.
 if has apt-get && [ ! -e /etc/ssl/certs/ca-certificates.crt ]; then
     packages+=(ca-certificates)
@@ -179,10 +194,10 @@ fi
 install_packages
 check_rust
 # The guest has loop devices of its own.
-if [ "$level" = try ] || [ "$level" = test ]; then
+if [ "$level" = try ] || [ "$level" = test ] || [ "$level" = e2e ]; then
     check_loop
 fi
-if [ "$level" = test ]; then
+if [ "$level" = test ] || [ "$level" = e2e ]; then
     check_go
 fi
 

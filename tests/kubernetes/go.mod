@@ -1,0 +1,3 @@
+module orlop/e2e
+
+go 1.26
