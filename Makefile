@@ -3,13 +3,14 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help try test soak vm power bench lint build root
 .PHONY: help try test soak vm power lint build image manifests root
+.PHONY: help try test soak vm power e2e lint build image manifests root
 
 # Tools that are installed by hand; sudo drops them from the path.
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
 BUILT := $(abspath $(or $(CARGO_TARGET_DIR),target))
 
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 try: root ## Show on this machine what the driver does, and leave nothing behind (as root)
 	@tests/setup.sh try
@@ -46,6 +47,10 @@ bench: root ## Measure a release build beside what the machine itself takes (ORL
 	@tests/setup.sh try
 	cargo build --release --locked
 	ORLOP_BIN=$(BUILT)/release/orlop cargo bench --locked --bench rpc
+e2e: root ## Test the chart in a Kubernetes of its own on this machine (as root; TESTS=Name for some)
+	@tests/setup.sh e2e
+	cargo build --release --locked
+	cd tests/kubernetes && go vet ./... && ORLOP_BIN=$(BUILT)/release/orlop go run . $(if $(TESTS),-run '$(TESTS)')
 
 lint: ## Check the format and the lints
 	@tests/setup.sh build
