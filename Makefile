@@ -1,9 +1,7 @@
 # Everything that a developer runs; `make` lists it.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help try test soak vm power bench lint build root
-.PHONY: help try test soak vm power lint build image manifests root
-.PHONY: help try test soak vm power e2e lint build image manifests root
+.PHONY: help try test soak vm power bench e2e lint build image manifests root
 
 # Tools that are installed by hand; sudo drops them from the path.
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
@@ -47,6 +45,7 @@ bench: root ## Measure a release build beside what the machine itself takes (ORL
 	@tests/setup.sh try
 	cargo build --release --locked
 	ORLOP_BIN=$(BUILT)/release/orlop cargo bench --locked --bench rpc
+
 e2e: root ## Test the chart in a Kubernetes of its own on this machine (as root; TESTS=Name for some)
 	@tests/setup.sh e2e
 	cargo build --release --locked
