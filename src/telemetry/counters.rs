@@ -28,8 +28,6 @@ pub enum Reason {
     InlineVolume,
     /// A loop device of this driver that nobody used.
     LoopDevice,
-    /// A mount of this driver that nobody used.
-    Mount,
     /// An import that was given up before its data was moved.
     Import,
     /// The unfinished image of a managed pool.
@@ -38,13 +36,12 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 7] = [
         Self::Incoming,
         Self::Trash,
         Self::FrozenFilesystem,
         Self::InlineVolume,
         Self::LoopDevice,
-        Self::Mount,
         Self::Import,
         Self::ManagedPool,
     ];
@@ -58,7 +55,6 @@ impl Reason {
             Self::FrozenFilesystem => "frozen_filesystem",
             Self::InlineVolume => "inline_volume",
             Self::LoopDevice => "loop_device",
-            Self::Mount => "mount",
             Self::Import => "import",
             Self::ManagedPool => "managed_pool",
         }
@@ -73,7 +69,6 @@ impl Reason {
             Self::FrozenFilesystem => "the freeze of a run that was killed in it",
             Self::InlineVolume => "an inline volume whose pod has gone without an unpublish",
             Self::LoopDevice => "a loop device of this driver that nobody used",
-            Self::Mount => "a mount of this driver that nobody used",
             Self::Import => "an import that was given up before its data was moved",
             Self::ManagedPool => "the unfinished image of a managed pool",
         }

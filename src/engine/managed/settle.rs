@@ -18,6 +18,7 @@ use crate::engine::EngineError;
 use crate::fault;
 use crate::host::{HeldMount, Host, HostError};
 use crate::store::StateDir;
+use crate::telemetry::{self, Reason};
 
 /// To be called before the growth.
 pub(super) fn begin(ground: &Ground<'_>, pool: &str, path: &Path) -> Result<(), EngineError> {
@@ -56,9 +57,14 @@ pub(super) fn resume(ground: &Ground<'_>, pool: &str, path: &Path) -> Result<(),
     }
     let Some(mount) = hold(ground.host, path)? else { return Ok(()) };
     if mount.thaw()? {
-        tracing::warn!(pool, "an earlier run was killed while it held up the pool's writers");
+        say_thawed(pool);
     }
     end(ground, pool, path)
+}
+
+fn say_thawed(pool: &str) {
+    telemetry::cleanup(Reason::FrozenFilesystem);
+    tracing::warn!(pool, "an earlier run was killed while it held up the pool's writers");
 }
 
 /// Thaws every pool that an earlier run may have left frozen, also one that is not configured any more or cannot be
@@ -69,7 +75,7 @@ pub(in crate::engine) fn thaw_left(state: &StateDir, host: &dyn Host) -> Result<
         let path = host.canonical(&path)?.unwrap_or(path);
         let Some(mount) = hold(host, &path)? else { continue };
         if uuid.is_some() && host.mounted_uuid(&path)? == uuid && mount.thaw()? {
-            tracing::warn!(pool, "an earlier run was killed while it held up the pool's writers");
+            say_thawed(&pool);
         }
     }
     Ok(())
