@@ -43,7 +43,9 @@ var (
 		"--kubelet-preferred-address-types=InternalIP")
 	controllers = kubernetes("kube-controller-manager",
 		"--kubeconfig=/run/node/pki/admin.conf", "--leader-elect=false", "--root-ca-file=/run/node/pki/ca.crt",
-		"--service-account-private-key-file=/run/node/pki/accounts.key")
+		"--service-account-private-key-file=/run/node/pki/accounts.key",
+		// It makes this directory, by default outside of what is the run's own.
+		"--flex-volume-plugin-dir=/var/lib/kubelet/volumeplugins")
 	scheduler = kubernetes("kube-scheduler", "--kubeconfig=/run/node/pki/admin.conf", "--leader-elect=false")
 	// It belongs to the cluster and not to a driver.
 	snapshots = program{"snapshot-controller", []string{
