@@ -17,7 +17,7 @@ use super::managed::{base_loops, create_word};
 use super::{EngineError, PoolBase, PoolConfig, chain};
 use crate::backend::fill_holes;
 use crate::host::{DeviceNumber, FileIdentity, Host, HostError, MountEntry};
-use crate::store::{IMAGE, Images, Pool, PoolLook, StateDir};
+use crate::store::{IMAGE, Images, Making, Pool, PoolLook, StateDir};
 use crate::volume::{Allocation, ByteSize};
 
 /// What was seen of one pool, in words.
@@ -103,6 +103,9 @@ impl Check<'_> {
                 ));
             }
             (Ok(PoolLook::Pool(marker)), _) => self.good(format!("marker {}", marker.uuid)),
+            // Of a managed pool it is told what is wrong with its base and its mount; nobody makes it by hand.
+            (Ok(PoolLook::Absent | PoolLook::Empty | PoolLook::Foreign(_)), _)
+                if self.config.create.is_some() => {}
             (Ok(PoolLook::Absent | PoolLook::Empty | PoolLook::Foreign(_)), _) => {
                 self.wrong("there is no marker pool.json: it is not mounted, or not made yet; mount its disk, or run `orlop pool init`");
             }
@@ -123,8 +126,7 @@ impl Check<'_> {
         };
         self.leftover(&images)?;
         let Some(image) = images.image_to_read(&self.config.name)? else {
-            self.wrong("its image is not there; put it back, nothing is made in its place");
-            return Ok(());
+            return self.no_image();
         };
         let image = std::fs::File::from(image);
         let metadata = image.metadata().map_err(|e| HostError::call("look at", IMAGE, e))?;
@@ -134,6 +136,19 @@ impl Check<'_> {
             device: DeviceNumber::of_stat(metadata.dev()),
             inode: metadata.ino(),
         })
+    }
+
+    fn no_image(&mut self) -> Result<(), EngineError> {
+        let record = match self.state()? {
+            Some(state) => state.managed(&self.config.name)?,
+            None => None,
+        };
+        self.wrong(if record.is_some_and(|record| record.making == Making::Made) {
+            "its image is not there; put it back, nothing is made in its place"
+        } else {
+            "it is not made yet; the driver makes it when it starts, and its log says why where it cannot"
+        });
+        Ok(())
     }
 
     /// The image is as long as it should be, and has all its blocks.

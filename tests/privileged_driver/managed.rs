@@ -211,6 +211,15 @@ fn an_image_that_is_not_the_pool_s_is_left_alone_and_a_lost_one_is_not_made_anew
         std::fs::rename(&file, sandbox.path("elsewhere")).unwrap();
         is_away(sandbox, "not made anew");
         assert_eq!(std::fs::read_dir(&images).unwrap().count(), 0, "nothing is made");
+        let told = orlop(sandbox, &["pool", "check"]).unwrap_err();
+        assert!(told.contains("put it back") && !told.contains("pool init"), "{told}");
+        // One that never was is nothing to put back.
+        let config = std::fs::read_to_string(sandbox.path("orlop.toml")).unwrap();
+        let never = config.replace("name = \"p\"", "name = \"never\"");
+        std::fs::write(sandbox.path("orlop.toml"), never).unwrap();
+        let told = orlop(sandbox, &["pool", "check"]).unwrap_err();
+        assert!(told.contains("not made yet") && !told.contains("pool init"), "{told}");
+        std::fs::write(sandbox.path("orlop.toml"), config).unwrap();
         std::fs::rename(sandbox.path("elsewhere"), &file).unwrap();
         let mut driver = Driver::start_configured(sandbox, None);
         life.gone(&mut driver);
