@@ -252,7 +252,7 @@ impl Observed {
         self.table.iter().find(|entry| match &self.data {
             Data::Directory { .. } => self.is_directory(entry, true),
             Data::Image { .. } => {
-                let number = entry.mounted_loop().or_else(|| self.table.bound_loop_node(entry));
+                let number = self.table.shown_loop(entry);
                 number.is_some_and(|number| self.device(number).is_some())
             }
         })

@@ -48,9 +48,7 @@ impl User {
         used: &[LoopStatus],
     ) -> Option<Self> {
         let number = status.number;
-        let shows = |entry: &&MountEntry| {
-            table.bound_loop_node(entry).or_else(|| entry.mounted_loop()) == Some(number)
-        };
+        let shows = |entry: &&MountEntry| table.shown_loop(entry) == Some(number);
         if let Some(entry) = table.iter().find(shows) {
             return Some(Self::Mount(entry.mount_point.display().to_string()));
         }
@@ -172,10 +170,7 @@ impl Engine {
     /// # Errors
     /// The kernel does not show its mounts or loop devices, or does not detach one.
     pub fn detach_orphans(&self, id: &VolumeId) -> Result<(), EngineError> {
-        let Some(image) = self.state.unstaged_image(id)? else {
-            // One that was not written to its end tells nothing.
-            return Ok(self.state.unmark_unstaged(id)?);
-        };
+        let Some(image) = self.state.unstaged_image(id)? else { return Ok(()) };
         let devices = self.detach_devices_of(id, Some(image))?;
         for number in &devices.detached {
             tracing::info!(volume = %id, device = number, "loop device detached: its volume was unstaged, and nobody has it");

@@ -151,6 +151,12 @@ impl MountTable {
         if Some(entry.device) == self.dev { name.parse().ok() } else { None }
     }
 
+    /// N, when what an entry mounts is /dev/loopN in either way: its filesystem, or its device node.
+    #[must_use]
+    pub fn shown_loop(&self, entry: &MountEntry) -> Option<u32> {
+        entry.mounted_loop().or_else(|| self.bound_loop_node(entry))
+    }
+
     /// N, when a raw block volume's device node is what is visible at exactly this path.
     #[must_use]
     pub fn loop_node_at(&self, path: &Path) -> Option<u32> {
@@ -263,6 +269,7 @@ mod tests {
         assert!(staged.is_read_only() && staged.has_option("noatime") && !staged.shared);
         let block = table.top_at(Path::new("/t/block")).unwrap();
         assert_eq!((table.bound_loop_node(block), block.mounted_loop()), (Some(7), None));
+        assert_eq!((table.shown_loop(block), table.shown_loop(staged)), (Some(7), Some(3)));
         assert_eq!(table.loop_node_at(Path::new("/e")), None, "a file in a tmpfs is no device");
         assert_eq!(table.top_at(Path::new("/b")).unwrap().mounted_loop(), Some(9));
         assert_eq!(table.top_at(Path::new("/t")).unwrap().filesystem, "tmpfs");

@@ -298,14 +298,20 @@ impl StateDir {
         mark.write_all(text.as_bytes()).map_err(|e| StoreError::io("write", name, e))
     }
 
-    /// The image that the mark names; `None` when there is no mark, or one that was not written to its end.
+    /// The image that the mark names; `None` when there is no mark. One that was not written to its end tells nothing, and is
+    /// taken away.
     ///
     /// # Errors
     /// A system call failed.
     pub fn unstaged_image(&self, id: &VolumeId) -> Result<Option<FileIdentity>, StoreError> {
         let Some(unstaged) = dir::find_dir(self.fd.as_fd(), UNSTAGED)? else { return Ok(None) };
-        let content = dir::read_file(unstaged.as_fd(), &id.to_string())?;
-        Ok(content.and_then(|content| parse_mark(&content)))
+        let name = id.to_string();
+        let Some(content) = dir::read_file(unstaged.as_fd(), &name)? else { return Ok(None) };
+        let image = parse_mark(&content);
+        if image.is_none() {
+            dir::unlink(unstaged.as_fd(), name.as_ref())?;
+        }
+        Ok(image)
     }
 
     /// Takes that mark away; none is fine.

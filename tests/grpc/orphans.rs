@@ -90,6 +90,10 @@ async fn a_volume_that_is_staged_again_is_no_orphan() {
     std::fs::write(&mark, text).unwrap();
     driver.engine.detach_orphans(&volume.id.parse().unwrap()).unwrap();
     assert_eq!((attached(&driver, &volume.id), mark.exists()), (1, false));
+    // One that was not written to its end tells nothing.
+    std::fs::write(&mark, "7 ").unwrap();
+    driver.engine.detach_orphans(&volume.id.parse().unwrap()).unwrap();
+    assert_eq!((attached(&driver, &volume.id), mark.exists()), (1, false));
     // Nor is one that names another image, as that of another driver's volume of this id.
     driver.machine.host.unmount(&volume.staging.join("device")).unwrap();
     std::fs::write(&mark, format!("1 2 {}", seen.inode)).unwrap();

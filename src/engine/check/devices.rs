@@ -24,9 +24,7 @@ fn place(table: usize, at: &Path) -> (String, String) {
 /// Where a loop device is mounted or its node is bound, in any mount namespace in sight.
 fn shown(tables: &[MountTable], number: u32) -> Option<(String, String)> {
     tables.iter().enumerate().find_map(|(index, table)| {
-        let shows = |entry: &&MountEntry| {
-            table.bound_loop_node(entry).or_else(|| entry.mounted_loop()) == Some(number)
-        };
+        let shows = |entry: &&MountEntry| table.shown_loop(entry) == Some(number);
         Some(place(index, &table.iter().find(shows)?.mount_point))
     })
 }

@@ -114,8 +114,7 @@ fn idle_loops(
     tables.push(host.mounts()?);
     let mut used: BTreeSet<u32> = BTreeSet::new();
     for table in &tables {
-        let shown = |entry| table.bound_loop_node(entry).or_else(|| entry.mounted_loop());
-        used.extend(table.iter().filter_map(shown));
+        used.extend(table.iter().filter_map(|entry| table.shown_loop(entry)));
     }
     // What a view lies on is used by it.
     let below: Vec<DeviceNumber> =

@@ -108,7 +108,7 @@ fn loops_of(id: &VolumeId, host: &dyn Host) -> Result<Vec<LoopStatus>, EngineErr
 }
 
 fn is_on(table: &MountTable, entry: &MountEntry, numbers: &BTreeSet<u32>) -> bool {
-    let number = table.bound_loop_node(entry).or_else(|| entry.mounted_loop());
+    let number = table.shown_loop(entry);
     number.is_some_and(|number| numbers.contains(&number))
 }
 
