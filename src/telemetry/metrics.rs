@@ -104,9 +104,9 @@ impl Metric {
 
 /// One constant for each row, and all of them in their order.
 macro_rules! metrics {
-    ($($(#[$doc:meta])* $constant:ident: $name:literal, $kind:ident, $unit:ident, $labels:expr, $stability:ident; $help:literal;)*) => {
+    ($($constant:ident: $name:literal, $kind:ident, $unit:ident, $labels:expr, $stability:ident; $help:literal;)*) => {
         $(
-            $(#[$doc])*
+            #[doc = concat!($help, ".")]
             pub const $constant: Metric = Metric {
                 name: $name,
                 unit: Unit::$unit,
@@ -126,76 +126,52 @@ macro_rules! metrics {
 const VOLUME: [&str; 5] = ["volume", "pool", "backend", "namespace", "persistentvolumeclaim"];
 
 metrics! {
-    /// The release that runs, and the version of CSI that it speaks.
     BUILD: "orlop_build", Info, One, ["version", "csi_version"], Stable;
         "The release that runs, and the version of CSI that it speaks";
-    /// RPCs that were answered, by method and gRPC code; Cancelled when the caller went away before.
     RPC_DURATION: "orlop_rpc_duration", Histogram, Seconds, ["method", "code"], Stable;
         "RPCs that were answered, by method and gRPC code; Cancelled when the caller went away before";
-    /// Requests that are being worked on (running), and those that wait because too many of their pool are (waiting).
     JOBS: "orlop_jobs", Gauge, One, ["state"], Stable;
         "Requests that are being worked on (running), and those that wait because too many of their pool are (waiting)";
-    /// For how long the oldest request has been worked on; 0 without any.
     OLDEST_JOB: "orlop_oldest_job", Gauge, Seconds, [], Stable;
         "For how long the oldest request has been worked on; 0 without any";
-    /// 1 for the state that the pool is in: ready, waiting (for another process to let go of it), away, or hung.
     POOL_STATE: "orlop_pool_state", Gauge, One, ["pool", "state"], Stable;
         "1 for the state that the pool is in: ready, waiting (for another process to let go of it), away, or hung";
-    /// The size of the pool's filesystem.
     POOL_CAPACITY: "orlop_pool_capacity", Gauge, Bytes, ["pool"], Stable;
         "The size of the pool's filesystem";
-    /// What is available on the pool's filesystem.
     POOL_AVAILABLE: "orlop_pool_available", Gauge, Bytes, ["pool"], Stable;
         "What is available on the pool's filesystem";
-    /// What volumes, snapshots and what is kept or not yet removed take of it, as far as that can be told.
     POOL_USED: "orlop_pool_used", Gauge, Bytes, ["pool"], Stable;
         "What volumes, snapshots and what is kept or not yet removed take of it, as far as that can be told";
-    /// What volumes may never take of it.
     POOL_RESERVE: "orlop_pool_reserve", Gauge, Bytes, ["pool"], Stable;
         "What volumes may never take of it";
-    /// What volumes, snapshots and what is kept, not yet removed or being made were promised.
     POOL_PROMISED: "orlop_pool_promised", Gauge, Bytes, ["pool"], Stable;
         "What volumes, snapshots and what is kept, not yet removed or being made were promised";
-    /// What can still be promised to thin volumes and directories.
     POOL_ROOM: "orlop_pool_room", Gauge, Bytes, ["pool"], Stable;
         "What can still be promised to thin volumes and directories";
-    /// 1 for each condition that the pool has; SEMANTICS.md has the reasons.
     POOL_CONDITION: "orlop_pool_condition", Gauge, One, ["pool", "reason"], Stable;
         "1 for each condition that the pool has; SEMANTICS.md has the reasons";
-    /// Volumes: ready, importing (half imported), or damaged (the record cannot be read, so the backend is unknown).
     VOLUMES: "orlop_volumes", Gauge, One, ["pool", "backend", "state"], Stable;
         "Volumes: ready, importing (half imported), or damaged (the record cannot be read, so the backend is unknown)";
-    /// Snapshots, those in groups included: ready or damaged.
     SNAPSHOTS: "orlop_snapshots", Gauge, One, ["pool", "backend", "state"], Stable;
         "Snapshots, those in groups included: ready or damaged";
-    /// The size of the volume.
     VOLUME_CAPACITY: "orlop_volume_capacity", Gauge, Bytes, VOLUME, Stable;
         "The size of the volume";
-    /// What is in use: of its filesystem where one is mounted, of its image where not, under its limit or as last counted for directories; absent when nothing tells.
     VOLUME_USED: "orlop_volume_used", Gauge, Bytes, VOLUME, Stable;
         "What is in use: of its filesystem where one is mounted, of its image where not, under its limit or as last counted for directories; absent when nothing tells";
-    /// How many inodes it can have, where there is a bound.
     VOLUME_INODES: "orlop_volume_inodes", Gauge, One, VOLUME, Stable;
         "How many inodes it can have, where there is a bound";
-    /// How many inodes it has, where something counts them.
     VOLUME_INODES_USED: "orlop_volume_inodes_used", Gauge, One, VOLUME, Stable;
         "How many inodes it has, where something counts them";
-    /// 1 for each condition that the volume has of itself; looked for every five minutes at most.
     VOLUME_CONDITION: "orlop_volume_condition", Gauge, One, ["volume", "pool", "reason"], Stable;
         "1 for each condition that the volume has of itself; looked for every five minutes at most";
-    /// Loop devices with the label of a volume, read-only views included.
     LOOP_DEVICES: "orlop_loop_devices", Gauge, One, [], Stable;
         "Loop devices with the label of a volume, read-only views included";
-    /// Volumes that are marked as frozen by this driver.
     FROZEN_VOLUMES: "orlop_frozen_volumes", Gauge, One, [], Stable;
         "Volumes that are marked as frozen by this driver";
-    /// How long writers of volumes were held up for a copy.
     FREEZE_DURATION: "orlop_freeze_duration", Histogram, Seconds, [], Stable;
         "How long writers of volumes were held up for a copy";
-    /// What nobody had a use for any more and the driver took away, by what it was.
     CLEANUPS: "orlop_cleanups", Counter, One, ["reason"], Stable;
         "What nobody had a use for any more and the driver took away, by what it was";
-    /// What was damaged or away and is right again, by what it was.
     RECOVERIES: "orlop_recoveries", Counter, One, ["reason"], Stable;
         "What was damaged or away and is right again, by what it was";
 }
