@@ -64,21 +64,14 @@ func TestClone(t *testing.T) {
 func TestRawBlockSnapshot(t *testing.T) {
 	t.Parallel()
 	s := newSpace(t)
-	block := func(claim string) []volume {
-		v := claimed(claim, "/dev/disk")
-		v.block = true
-		return []volume{v}
-	}
 	s.claim("source", "ext4", "64Mi", "volumeMode: Block")
-	s.pod("writer", block("source"))
-	s.ready("writer")
+	s.runBlock("writer", "source")
 	wrote := s.write("writer", "/dev/disk", 8)
 	s.snapshot("before", "source")
 	s.write("writer", "/dev/disk", 8)
 	s.claim("restored", "ext4", "64Mi", "volumeMode: Block",
 		"dataSource: {apiGroup: snapshot.storage.k8s.io, kind: VolumeSnapshot, name: before}")
-	s.pod("user", block("restored"))
-	s.ready("user")
+	s.runBlock("user", "restored")
 	s.same("user", "/dev/disk", 8, wrote)
 }
 

@@ -27,10 +27,7 @@ func TestGrowRawBlock(t *testing.T) {
 	t.Parallel()
 	s := newSpace(t)
 	s.claim("disk", "ext4", "64Mi", "volumeMode: Block")
-	device := claimed("disk", "/dev/disk")
-	device.block = true
-	s.pod("user", []volume{device})
-	s.ready("user")
+	s.runBlock("user", "disk")
 	wrote := s.write("user", "/dev/disk", 8)
 	s.grow("disk", "128Mi")
 	s.becomes("pvc/disk", ".status.capacity.storage", "128Mi")

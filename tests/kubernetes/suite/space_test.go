@@ -177,6 +177,15 @@ func (s *space) run(name, claim string, more ...string) {
 	s.ready(name)
 }
 
+// runBlock starts a pod with the raw block volume of a claim at /dev/disk.
+func (s *space) runBlock(name, claim string) {
+	s.t.Helper()
+	device := claimed(claim, "/dev/disk")
+	device.block = true
+	s.pod(name, []volume{device})
+	s.ready(name)
+}
+
 // end deletes a pod and waits until it is gone.
 func (s *space) end(pods ...string) {
 	s.t.Helper()

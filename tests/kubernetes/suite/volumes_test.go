@@ -42,17 +42,13 @@ func TestRawBlock(t *testing.T) {
 	t.Parallel()
 	s := newSpace(t)
 	s.claim("disk", "ext4", "64Mi", "volumeMode: Block")
-	device := claimed("disk", "/dev/disk")
-	device.block = true
-	s.pod("first", []volume{device})
-	s.ready("first")
+	s.runBlock("first", "disk")
 	if size := s.sh("first", "blockdev --getsize64 /dev/disk"); size != "67108864" {
 		t.Errorf("the device has %s bytes", size)
 	}
 	wrote := s.write("first", "/dev/disk", 8)
 	s.end("first")
-	s.pod("next", []volume{device})
-	s.ready("next")
+	s.runBlock("next", "disk")
 	s.same("next", "/dev/disk", 8, wrote)
 }
 
